@@ -1,0 +1,96 @@
+//! Condition types and reasons. They are an interface: dashboards, alerts and scripts match on them.
+
+use strum::{AsRefStr, Display, EnumIter, EnumString};
+
+/// Types of the conditions of a Microservice. `Ready` sums up; `Reconciling` and `Stalled` are abnormal-true, as the
+/// kstatus algorithm of `kubernetes-sigs/cli-utils` reads them.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, AsRefStr, Display, EnumIter, EnumString,
+)]
+pub enum ConditionType {
+    /// The Microservice serves as its spec says. Its message repeats the first failing detail.
+    Ready,
+    /// Work towards the spec is under way and will end by itself.
+    Reconciling,
+    /// Nothing will change until somebody mends the cause.
+    Stalled,
+    /// The Deployment has as many available replicas as it wants.
+    WorkloadAvailable,
+    /// Every binding's Secret and keys are there for the pods.
+    BindingsReady,
+    /// Every Microservice in `dependsOn` exists and has the port. Reported; it does not hold the start back.
+    DependenciesReady,
+    /// Every declared route is served by a gateway, or lost to an older one.
+    RoutesAccepted,
+    /// The autoscaler reads its metric and is able to scale.
+    AutoscalerActive,
+}
+
+/// Reasons of the conditions of a Microservice.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, AsRefStr, Display, EnumIter, EnumString,
+)]
+pub enum Reason {
+    /// Every replica is updated and available.
+    Available,
+    /// The spec asks for no replicas, and none run.
+    ScaledToZero,
+    /// First visit: nothing was read or made yet.
+    Pending,
+    /// New or changed pods are on their way.
+    Progressing,
+    /// As asked for.
+    Reconciled,
+    /// The spec has faults; `status.problems` has each with its field path.
+    Invalid,
+    /// A child could not be written; the message has the answer of the API server.
+    ApplyFailed,
+    /// An object with the name of a child exists and belongs to somebody else.
+    ChildNotOwned,
+    /// The image cannot be pulled.
+    ImagePullFailed,
+    /// The image's name is no image reference.
+    ImageNameInvalid,
+    /// The kubelet cannot make the container from the pod's settings.
+    ContainerConfigInvalid,
+    /// The image runs as root and the pod may not.
+    RunsAsRoot,
+    /// The container ended with an error and is started again.
+    ContainerCrashed,
+    /// The container was killed for memory.
+    OutOfMemory,
+    /// No node has room for the pod, or none matches.
+    Unschedulable,
+    /// The app runs and its readiness probe fails.
+    ProbeFailed,
+    /// The sidecar is not ready.
+    ProxyNotReady,
+    /// The API server refuses the pods (quota, admission).
+    PodsRefused,
+    /// The rollout made no progress within its deadline.
+    ProgressDeadlineExceeded,
+    /// A binding's Secret or one of its keys is missing.
+    BindingNotReady,
+    /// A Secret or ConfigMap that `env` or `envFrom` names is missing.
+    ReferenceNotFound,
+    /// A Microservice in `dependsOn` does not exist or has no such port.
+    DependencyNotFound,
+    /// An older Microservice declares the same route.
+    RouteConflict,
+    /// No gateway serves this namespace.
+    NoGateway,
+    /// The autoscaler cannot read its metric, or cannot scale.
+    AutoscalerFailed,
+    /// There is nothing of this sort in the spec.
+    NotApplicable,
+}
+
+/// `True`, `False` and `Unknown` of a condition.
+pub mod status {
+    /// The condition holds.
+    pub const TRUE: &str = "True";
+    /// The condition does not hold.
+    pub const FALSE: &str = "False";
+    /// Not known yet.
+    pub const UNKNOWN: &str = "Unknown";
+}

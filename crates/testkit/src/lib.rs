@@ -1,0 +1,13 @@
+//! What the tests of domain services share. A dev-dependency only.
+//!
+//! Everything here panics on a fault: a test that cannot do its setup has failed, and it says what to
+//! install.
+
+// Panicking is this crate's way of reporting, as it is a test's.
+#![allow(clippy::unwrap_used)]
+
+pub mod openapi;
+pub mod otlp;
+pub mod postgres;
+pub mod requests;
+pub mod wait;
