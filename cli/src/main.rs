@@ -1,0 +1,50 @@
+//! `trellis`: what the operator would say and make, without a cluster.
+//!
+//! The same pure code as the operator's ([`trellis_operator_desired`]), and the schema that the API server has: so an
+//! answer here is the answer there.
+//!
+//! ```text
+//! args        the command line
+//! manifest    files -> documents, with kubectl's reading of YAML
+//! duplicates  documents with the paths of keys that are there twice
+//! schema      a document against the schema of its CustomResourceDefinition
+//! check       documents -> faults
+//! render      documents -> objects
+//! report      faults, for people or as JSON
+//! ```
+
+use std::{error::Error, process::ExitCode};
+
+use clap::Parser as _;
+
+mod args;
+mod check;
+mod duplicates;
+mod manifest;
+mod render;
+mod report;
+mod schema;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    let no_faults = match &args.command {
+        args::Command::Check(check) => check::run(check).map_err(render::Error::from),
+        args::Command::Render(render) => render::run(render),
+    };
+    match no_faults {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error and what caused it, on one line.
+fn chain(error: &dyn Error) -> String {
+    std::iter::successors(Some(error), |&error| error.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}

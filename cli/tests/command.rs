@@ -1,0 +1,332 @@
+//! The command, run as a user runs it.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    io::Write as _,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+};
+
+const HELLO: &str = "
+apiVersion: trellis.dev/v1alpha1
+kind: Microservice
+metadata: {name: hello}
+spec:
+  image: hello:1.0
+  ports: [{name: http, port: 8080}]
+";
+
+fn trellis(args: &[&str], stdin: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_trellis"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .env("RUST_BACKTRACE", "1")
+        .spawn()
+        .unwrap();
+    // A command that fails early does not read its input.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../operator/desired/tests/golden/microservice"
+    ))
+    .join(name)
+}
+
+#[test]
+fn a_microservice_without_faults_ends_with_0() {
+    let output = trellis(&["check", "-f", "-"], HELLO);
+    assert_eq!(text(&output.stdout), "1 Microservice checked: no faults\n");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn each_fault_is_a_line_with_file_object_field_and_fix_and_the_end_is_1() {
+    let output = trellis(&["check", "-f", "-"], &HELLO.replace("8080", "15020"));
+    assert_eq!(
+        text(&output.stdout),
+        "stdin: Microservice/hello: spec.ports[0].port: ports 15000-15199 belong to the sidecar: let the app listen on \
+         another port than 15020\n"
+    );
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn faults_as_json_have_the_same_in_fields() {
+    let output = trellis(&["check", "-o", "json", "-f", "-"], &HELLO.replace("8080", "0"));
+    let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(findings[0]["file"], "stdin");
+    assert_eq!(findings[0]["kind"], "Microservice");
+    assert_eq!(findings[0]["name"], "hello");
+    assert_eq!(findings[0]["severity"], "Error");
+    assert_eq!(findings[0]["field"], "spec.ports[0].port");
+    assert_eq!(output.status.code(), Some(1));
+    let output = trellis(&["check", "-o", "json", "-f", "-"], HELLO);
+    assert_eq!(text(&output.stdout), "[]\n");
+}
+
+#[test]
+fn an_unknown_field_is_a_fault_with_its_path_and_the_field_that_was_meant() {
+    for (wrong, path, hint) in [
+        (
+            HELLO.replace("image:", "imgae:"),
+            "spec.imgae",
+            "did you mean \"image\"?",
+        ),
+        (
+            HELLO.replace("port: 8080", "port: 8080, protocl: HTTP"),
+            "spec.ports[0].protocl",
+            "did you mean \"protocol\"?",
+        ),
+        (
+            format!("{HELLO}  env: [{{name: A, valeu: b}}]\n"),
+            "spec.env[0].valeu",
+            "did you mean \"value\"?",
+        ),
+        (
+            HELLO.replace("name: hello", "name: hello, lables: {}"),
+            "metadata.lables",
+            "did you mean \"labels\"?",
+        ),
+    ] {
+        let output = trellis(&["check", "-f", "-"], &wrong);
+        let said = text(&output.stdout);
+        assert!(said.contains(&format!("{path}: unknown field: {hint}")), "{said}");
+        assert_eq!(output.status.code(), Some(1));
+    }
+}
+
+#[test]
+fn types_are_those_that_kubectl_reads() {
+    for (wrong, expected) in [
+        // Without quotes this is a number, a boolean.
+        (
+            HELLO.replace("hello:1.0", "1.0"),
+            "spec.image: is 1.0, but must be a string: put it in quotes",
+        ),
+        (
+            format!("{HELLO}  env: [{{name: A, value: on}}]\n"),
+            "spec.env[0].value: is true, but must be a string: put it in quotes",
+        ),
+        (
+            HELLO.replace("8080", "'8080'"),
+            "spec.ports[0].port: is \"8080\", but must be of type integer",
+        ),
+        (
+            format!("{HELLO}  args: [null]\n"),
+            "spec.args[0]: has no value: give it one of type string, or remove it",
+        ),
+        (
+            HELLO.replace("port: 8080", "port: 8080, protocol: http"),
+            "spec.ports[0].protocol: \"http\" is none of the values it may have: use HTTP, H2C, GRPC, TCP",
+        ),
+        (
+            HELLO.replace(", port: 8080", ""),
+            "spec.ports[0].port: is missing, and has to be set",
+        ),
+        (
+            format!("{HELLO}  preStopDelay: 5\n"),
+            "spec.preStopDelay: is 5, but must be a string: put it in quotes",
+        ),
+        (
+            format!("{HELLO}  preStopDelay: five\n"),
+            "spec.preStopDelay: failed to read \"five\" as a duration",
+        ),
+    ] {
+        let said = text(&trellis(&["check", "-f", "-"], &wrong).stdout);
+        assert!(said.contains(expected), "expected {expected:?} in {said}");
+    }
+}
+
+#[test]
+fn a_key_that_is_there_twice_is_a_fault_with_object_field_line_and_fix() {
+    let output = trellis(&["check", "-f", "-"], &format!("{HELLO}  image: other:1\n"));
+    assert_eq!(
+        text(&output.stdout),
+        "stdin: Microservice/hello: spec.image: is there twice, again in line 8: remove one\n"
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let output = trellis(&["render", "-f", "-"], &format!("{HELLO}  image: other:1\n"));
+    assert!(output.stdout.is_empty());
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn broken_yaml_is_a_fault_with_its_line() {
+    let output = trellis(&["check", "-f", "-"], "a: [1\nb: 2\n");
+    let said = text(&output.stdout);
+    assert!(said.starts_with("stdin: ") && said.contains("line "), "{said}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_field_without_a_value_is_none_as_with_the_api_server() {
+    for nothing in [
+        "  replicas:\n",
+        "  env: [{name: A, value: null}]\n",
+        "  podMetadata: {labels: {team: null}}\n",
+        "  gateway: ~\n",
+    ] {
+        let output = trellis(&["check", "-f", "-"], &format!("{HELLO}{nothing}"));
+        assert_eq!(
+            text(&output.stdout),
+            "1 Microservice checked: no faults\n",
+            "{nothing}"
+        );
+    }
+    let said = text(&trellis(&["check", "-f", "-"], &HELLO.replace("8080", "null")).stdout);
+    assert!(
+        said.contains("spec.ports[0].port: is missing, and has to be set"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_fault_of_the_schema_does_not_hide_those_of_the_rules() {
+    let wrong = format!("{}  nope: 1\n", HELLO.replace("8080", "15020"));
+    let said = text(&trellis(&["check", "-f", "-"], &wrong).stdout);
+    assert!(said.contains("spec.nope: unknown field"), "{said}");
+    assert!(
+        said.contains("spec.ports[0].port: ports 15000-15199 belong to"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_file_without_a_microservice_ends_with_1() {
+    let other = "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\n";
+    for nothing in ["", "# nothing\n---\n", other] {
+        let output = trellis(&["check", "-f", "-"], nothing);
+        assert_eq!(
+            text(&output.stdout),
+            "stdin: no Microservice in stdin\n",
+            "{nothing:?}"
+        );
+        assert_eq!(output.status.code(), Some(1));
+    }
+    let empty = std::env::temp_dir().join(format!("trellis-empty-{}.yaml", std::process::id()));
+    std::fs::write(&empty, "").unwrap();
+    let name = empty.to_str().unwrap();
+    let output = trellis(&["check", "-f", name, "-f", "-"], HELLO);
+    std::fs::remove_file(&empty).unwrap();
+    let said = text(&output.stdout);
+    assert_eq!(said, format!("{name}: no Microservice in {name}\n"));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn two_objects_of_one_name_are_a_fault() {
+    let output = trellis(&["check", "-f", "-"], &format!("{HELLO}---{HELLO}"));
+    assert!(text(&output.stdout).contains("metadata.name: is there twice"));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn objects_of_other_kinds_are_passed_over_and_unknown_ones_of_ours_are_not() {
+    let other = "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\n";
+    let output = trellis(&["check", "-f", "-"], &format!("{other}---{HELLO}"));
+    assert_eq!(output.status.code(), Some(0));
+    let output = trellis(&["check", "-f", "-"], &HELLO.replace("v1alpha1", "v2"));
+    assert!(text(&output.stdout).contains("apiVersion: is \"trellis.dev/v2\": use trellis.dev/v1alpha1"));
+    let output = trellis(
+        &["check", "-f", "-"],
+        &HELLO.replace("kind: Microservice", "kind: Microservcie"),
+    );
+    assert!(text(&output.stdout).contains("kind: is \"Microservcie\": use Microservice"));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_warning_is_printed_and_does_not_change_the_end() {
+    let file = golden("warnings.in.yaml");
+    let output = trellis(&["check", "-f", file.to_str().unwrap()], "");
+    let said = text(&output.stdout);
+    assert!(
+        said.contains("Microservice/order: warning: spec.autoscaling: min and max are both 2"),
+        "{said}"
+    );
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn a_file_that_is_not_there_is_an_error_with_its_name_and_cause_and_no_backtrace() {
+    for verb in ["check", "render"] {
+        let output = trellis(&[verb, "-f", "not-there.yaml"], "");
+        assert_eq!(
+            text(&output.stderr),
+            "error: failed to read not-there.yaml: No such file or directory (os error 2)\n"
+        );
+        assert_eq!(output.status.code(), Some(1));
+    }
+}
+
+#[test]
+fn render_prints_what_the_operator_makes_with_the_other_microservices_as_context() {
+    let file = golden("a-gateway.in.yaml");
+    let output = trellis(&["render", "-f", file.to_str().unwrap()], "");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let rendered = text(&output.stdout);
+    let objects: Vec<serde_json::Value> = serde_saphyr::from_multiple(&rendered).unwrap();
+    let named = |kind: &str, name: &str| {
+        objects
+            .iter()
+            .find(|object| object["kind"] == kind && object["metadata"]["name"] == name)
+            .unwrap_or_else(|| panic!("no {kind} {name} in {rendered}"))
+    };
+    assert_eq!(named("Service", "gateway")["spec"]["ports"][0]["nodePort"], 30080);
+    assert_eq!(
+        named("Service", "order")["spec"]["ports"][0]["targetPort"],
+        "t-http"
+    );
+    let document = named("ConfigMap", "gateway-proxy")["data"]["proxy.json"]
+        .as_str()
+        .unwrap();
+    assert!(
+        document.contains("shop/payment/receipts") && !document.contains("finance"),
+        "{document}"
+    );
+}
+
+#[test]
+fn render_fills_in_the_namespace_and_takes_the_operators_settings() {
+    let output = trellis(
+        &[
+            "render",
+            "-n",
+            "demo",
+            "--proxy-image",
+            "registry.example/trellis-proxy:1",
+            "-f",
+            "-",
+        ],
+        HELLO,
+    );
+    let rendered = text(&output.stdout);
+    assert!(rendered.contains("namespace: demo"));
+    assert!(
+        rendered.contains("image: registry.example/trellis-proxy:1"),
+        "{rendered}"
+    );
+    // Without an API server there is no owner: what is printed can be applied by hand.
+    assert!(!rendered.contains("ownerReferences"));
+}
+
+#[test]
+fn render_prints_the_sound_ones_and_the_faults_of_the_others() {
+    let broken = HELLO.replace("hello", "broken").replace("8080", "0");
+    let output = trellis(&["render", "-f", "-"], &format!("{broken}---{HELLO}"));
+    assert!(text(&output.stdout).contains("name: hello-proxy"));
+    assert!(!text(&output.stdout).contains("name: broken"));
+    assert!(text(&output.stderr).contains("Microservice/broken: spec.ports[0].port"));
+    assert_eq!(output.status.code(), Some(1));
+}

@@ -1,0 +1,138 @@
+//! The command line. Every flag has an environment variable, and all are checked before anything is opened.
+
+use std::net::SocketAddr;
+
+use clap::Parser;
+use http::Uri;
+use trellis_operator_desired::microservice::Settings;
+
+/// The Trellis operator: makes Microservices real and streams configuration to their proxies.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "trellis-operator", version)]
+pub struct Args {
+    /// Image of the proxy, sidecar and gateway.
+    #[arg(long, env = "TRELLIS_PROXY_IMAGE", value_parser = image)]
+    pub proxy_image: String,
+
+    /// Where proxies find the configuration stream.
+    #[arg(
+        long,
+        env = "TRELLIS_CONFIG_STREAM_ADDRESS",
+        default_value = "http://trellis-operator.trellis-system.svc:15010",
+        value_parser = stream_address
+    )]
+    pub config_stream_address: String,
+
+    /// Host at which node ports of gateways are reached, for the URL column. Unset: unknown.
+    #[arg(long, env = "TRELLIS_GATEWAY_HOST", value_parser = host)]
+    pub gateway_host: Option<String>,
+
+    /// Where pods export traces to. Unset: they export none.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub telemetry_endpoint: Option<String>,
+
+    /// Namespace of the operator, where its Lease is.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "trellis-system")]
+    pub namespace: String,
+
+    /// Name of this replica, as the holder of the Lease. Unset: made of the process id.
+    #[arg(long, env = "POD_NAME")]
+    pub pod_name: Option<String>,
+
+    /// Address of health and metrics.
+    #[arg(long, env = "TRELLIS_ADMIN_ADDRESS", default_value = "0.0.0.0:9090")]
+    pub admin_address: SocketAddr,
+
+    /// Address of the configuration stream.
+    #[arg(long, env = "TRELLIS_STREAM_ADDRESS", default_value = "0.0.0.0:15010")]
+    pub stream_address: SocketAddr,
+
+    /// Most Microservices that are reconciled at once.
+    #[arg(long, env = "TRELLIS_CONCURRENCY", default_value = "8", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub concurrency: u16,
+
+    /// Check the configuration and end: 0 if it is good, 64 if not.
+    #[arg(long)]
+    pub check_config: bool,
+}
+
+impl Args {
+    /// Name of this replica.
+    pub fn identity(&self) -> String {
+        self.pod_name
+            .clone()
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| format!("process-{}", std::process::id()))
+    }
+
+    /// What shows in the objects.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            proxy_image: self.proxy_image.clone(),
+            config_stream_address: self.config_stream_address.clone(),
+            gateway_host: self.gateway_host.clone(),
+            telemetry_endpoint: self
+                .telemetry_endpoint
+                .clone()
+                .filter(|endpoint| !endpoint.is_empty()),
+        }
+    }
+}
+
+fn image(text: &str) -> Result<String, String> {
+    let good = !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
+    good.then(|| text.to_owned())
+        .ok_or_else(|| "write an image reference, for example registry.example/trellis-proxy:1.0".to_owned())
+}
+
+fn stream_address(text: &str) -> Result<String, String> {
+    let fault = || "write http://host:port".to_owned();
+    let uri: Uri = text.parse().map_err(|_| fault())?;
+    let good = uri.scheme_str() == Some("http")
+        && uri.host().is_some_and(|host| !host.is_empty())
+        && uri.port().is_some()
+        && uri.path() == "/"
+        && uri.query().is_none();
+    good.then(|| text.to_owned()).ok_or_else(fault)
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let good = !text.is_empty()
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']'));
+    good.then(|| text.to_owned())
+        .ok_or_else(|| "write a host name or an IP address, without scheme and port".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from([&["trellis-operator", "--proxy-image=trellis-proxy"], args].concat())
+    }
+
+    #[test]
+    fn the_image_of_the_proxy_is_all_that_must_be_given() {
+        let args = parse(&[]).unwrap();
+        assert_eq!(args.settings().proxy_image, "trellis-proxy");
+        assert_eq!(args.admin_address.port(), 9090);
+        assert!(Args::try_parse_from(["trellis-operator"]).is_err());
+    }
+
+    #[test]
+    fn faults_are_found_before_anything_is_opened() {
+        for fault in [
+            "--proxy-image=",
+            "--config-stream-address=trellis-operator:15010",
+            "--config-stream-address=http://trellis-operator",
+            "--config-stream-address=http://trellis-operator:15010/x",
+            "--gateway-host=http://127.0.0.1",
+            "--concurrency=0",
+            "--admin-address=9090",
+        ] {
+            assert!(parse(&[fault]).is_err(), "{fault}");
+        }
+    }
+}

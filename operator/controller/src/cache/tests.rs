@@ -1,0 +1,159 @@
+//! What the cache makes of events, lists and own writes.
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use trellis_api::names;
+
+use super::*;
+
+fn object(name: &str, uid: &str, version: u64) -> ConfigMap {
+    let mut object = ConfigMap::default();
+    object.metadata.namespace = Some("shop".to_owned());
+    object.metadata.name = Some(name.to_owned());
+    object.metadata.uid = Some(uid.to_owned());
+    object.metadata.resource_version = Some(version.to_string());
+    object.metadata.labels = Some([(names::LABEL_MICROSERVICE.to_owned(), "user".to_owned())].into());
+    object
+}
+
+fn describe(changes: &[Change<ConfigMap>]) -> Vec<String> {
+    let mut lines: Vec<String> = changes
+        .iter()
+        .map(|change| match change {
+            Change::Set { before, after } => {
+                format!(
+                    "{}: {} -> {}",
+                    Key::of(&**after).name,
+                    before.as_deref().map_or(0, version),
+                    version(&**after)
+                )
+            }
+            Change::Removed(object) => format!("{}: gone", Key::of(&**object).name),
+        })
+        .collect();
+    lines.sort();
+    lines
+}
+
+fn list(cache: &Cache<ConfigMap>, objects: Vec<ConfigMap>) -> Vec<String> {
+    cache.observe(Event::Init);
+    for object in objects {
+        assert!(cache.observe(Event::InitApply(object)).is_empty());
+    }
+    describe(&cache.observe(Event::InitDone))
+}
+
+#[test]
+fn what_an_own_write_brings_along_is_a_change() {
+    let cache = Cache::default();
+    cache.observe(Event::Apply(object("a", "1", 10)));
+    let (_, change) = cache.written(object("a", "1", 12));
+    assert!(change.is_some());
+    assert!(
+        cache.observe(Event::Apply(object("a", "1", 11))).is_empty(),
+        "older"
+    );
+    assert!(
+        cache.observe(Event::Apply(object("a", "1", 12))).is_empty(),
+        "known"
+    );
+}
+
+#[test]
+fn a_relist_tells_what_is_new_changed_and_gone() {
+    let cache = Cache::default();
+    list(
+        &cache,
+        vec![object("a", "1", 10), object("b", "2", 11), object("c", "3", 12)],
+    );
+    let changes = list(
+        &cache,
+        vec![object("b", "2", 11), object("c", "3", 20), object("d", "4", 21)],
+    );
+    assert_eq!(changes, ["a: gone", "c: 12 -> 20", "d: 0 -> 21"]);
+    assert_eq!(cache.of_microservice(&Key::new("shop", "user")).len(), 3);
+}
+
+#[test]
+fn an_own_write_is_read_at_once_and_its_watch_event_is_no_change() {
+    let cache = Cache::default();
+    list(&cache, vec![object("a", "1", 10)]);
+    cache.written(object("a", "1", 12));
+    assert!(cache.observe(Event::Apply(object("a", "1", 11))).is_empty());
+    assert!(cache.observe(Event::Apply(object("a", "1", 12))).is_empty());
+    assert_eq!(
+        describe(&cache.observe(Event::Apply(object("a", "1", 13)))),
+        ["a: 12 -> 13"]
+    );
+}
+
+#[test]
+fn an_own_write_survives_a_list_made_before_it_but_only_once() {
+    let cache = Cache::default();
+    list(&cache, vec![]);
+    cache.written(object("a", "1", 12));
+    assert!(list(&cache, vec![]).is_empty());
+    assert!(cache.get(&Key::new("shop", "a")).is_some());
+    assert_eq!(list(&cache, vec![]), ["a: gone"]);
+}
+
+#[test]
+fn a_late_delete_of_a_predecessor_leaves_the_successor() {
+    let cache = Cache::default();
+    list(&cache, vec![object("a", "old", 10)]);
+    cache.written(object("a", "new", 15));
+    assert!(cache.observe(Event::Delete(object("a", "old", 14))).is_empty());
+    assert_eq!(
+        describe(&cache.observe(Event::Delete(object("a", "new", 16)))),
+        ["a: gone"]
+    );
+    assert!(cache.of_microservice(&Key::new("shop", "user")).is_empty());
+}
+
+#[test]
+fn a_cluster_restored_from_a_backup_is_believed() {
+    let cache = Cache::default();
+    list(&cache, vec![object("a", "1", 100)]);
+    assert_eq!(list(&cache, vec![object("a", "1", 50)]), ["a: 100 -> 50"]);
+}
+
+#[test]
+fn a_broken_list_leaves_what_was_known() {
+    let cache = Cache::default();
+    list(&cache, vec![object("a", "1", 10)]);
+    cache.observe(Event::Init);
+    cache.observe(Event::InitApply(object("b", "2", 20)));
+    assert_eq!(list(&cache, vec![object("a", "1", 10)]), Vec::<String>::new());
+    assert!(cache.get(&Key::new("shop", "b")).is_none());
+}
+
+#[test]
+fn a_pass_never_reads_a_boot_document_older_than_its_own_last_write() {
+    let cache = Cache::default();
+    let read = || {
+        cache
+            .get(&Key::new("shop", "user-proxy"))
+            .map(|object| version(&*object))
+    };
+    let document = |number| object("user-proxy", "1", number);
+    list(&cache, vec![document(10)]);
+
+    // A list that was taken before the write ends after it; then the watch resumes from that list.
+    cache.observe(Event::Init);
+    cache.observe(Event::InitApply(document(10)));
+    cache.written(document(12));
+    assert!(cache.observe(Event::InitDone).is_empty());
+    assert_eq!(read(), Some(12));
+    for late in [11, 12] {
+        assert!(cache.observe(Event::Apply(document(late))).is_empty());
+        assert_eq!(read(), Some(12));
+    }
+
+    // The same for the next write, and for a list that broke off and began again.
+    cache.observe(Event::Init);
+    cache.observe(Event::InitApply(document(12)));
+    cache.written(document(14));
+    cache.observe(Event::Init);
+    cache.observe(Event::InitApply(document(13)));
+    assert!(cache.observe(Event::InitDone).is_empty());
+    assert_eq!(read(), Some(14));
+}

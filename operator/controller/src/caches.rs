@@ -1,0 +1,159 @@
+//! The caches of every kind that is read, and what each keeps.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    autoscaling::v2::HorizontalPodAutoscaler,
+    core::v1::{ConfigMap, Pod, Service, ServiceAccount},
+    discovery::v1::EndpointSlice,
+    policy::v1::PodDisruptionBudget,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::FieldsV1;
+use kube::{Resource, ResourceExt, core::NamespaceResourceScope};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::json;
+use trellis_api::{Microservice, names};
+
+use crate::{cache::Cache, observed::Observed};
+
+/// Every cache.
+#[derive(Default)]
+pub struct Caches {
+    /// The primary kind: all of them.
+    pub microservices: Arc<Cache<Observed>>,
+    /// Children.
+    pub deployments: Arc<Cache<Deployment>>,
+    /// Children.
+    pub services: Arc<Cache<Service>>,
+    /// Children: boot documents.
+    pub config_maps: Arc<Cache<ConfigMap>>,
+    /// Children.
+    pub service_accounts: Arc<Cache<ServiceAccount>>,
+    /// Children.
+    pub autoscalers: Arc<Cache<HorizontalPodAutoscaler>>,
+    /// Children.
+    pub disruption_budgets: Arc<Cache<PodDisruptionBudget>>,
+    /// Pods of Microservices.
+    pub pods: Arc<Cache<Pod>>,
+    /// Endpoints of their main Services.
+    pub endpoint_slices: Arc<Cache<EndpointSlice>>,
+}
+
+impl Caches {
+    /// Every Microservice that could be read.
+    pub fn readable_microservices(&self) -> Vec<Arc<Microservice>> {
+        let all = self.microservices.all();
+        all.iter()
+            .filter_map(|observed| observed.readable().cloned())
+            .collect()
+    }
+}
+
+/// A kind of child: what the Applier writes and prunes.
+pub trait Child:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + std::fmt::Debug
+    + Serialize
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+    /// Where live children of this kind are.
+    fn cache(caches: &Caches) -> &Arc<Cache<Self>>;
+
+    /// Drops what nobody reads.
+    fn trim(&mut self) {
+        self.managed_fields_mut().clear();
+    }
+}
+
+impl Child for Deployment {
+    fn cache(caches: &Caches) -> &Arc<Cache<Self>> {
+        &caches.deployments
+    }
+
+    /// Who owns `spec.replicas` decides about its handover. So of our own managers' entries that one field stays; the
+    /// rest of `managedFields` is most of an object's memory.
+    fn trim(&mut self) {
+        self.managed_fields_mut().retain_mut(|entry| {
+            let ours = matches!(
+                entry.manager.as_deref(),
+                Some(names::FIELD_MANAGER | names::FIELD_MANAGER_REPLICAS_HANDOVER)
+            );
+            let fields = entry.fields_v1.as_ref();
+            let replicas = fields.is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some());
+            entry.fields_v1 = replicas.then(|| FieldsV1(json!({"f:spec": {"f:replicas": {}}})));
+            ours && replicas
+        });
+    }
+}
+
+impl Child for Service {
+    fn cache(caches: &Caches) -> &Arc<Cache<Self>> {
+        &caches.services
+    }
+}
+
+impl Child for ConfigMap {
+    fn cache(caches: &Caches) -> &Arc<Cache<Self>> {
+        &caches.config_maps
+    }
+}
+
+impl Child for ServiceAccount {
+    fn cache(caches: &Caches) -> &Arc<Cache<Self>> {
+        &caches.service_accounts
+    }
+}
+
+impl Child for HorizontalPodAutoscaler {
+    fn cache(caches: &Caches) -> &Arc<Cache<Self>> {
+        &caches.autoscalers
+    }
+}
+
+impl Child for PodDisruptionBudget {
+    fn cache(caches: &Caches) -> &Arc<Cache<Self>> {
+        &caches.disruption_budgets
+    }
+}
+
+/// Drops what nobody reads of an object that is no child.
+pub fn trim<K: Resource>(object: &mut K) {
+    object.managed_fields_mut().clear();
+    if let Some(annotations) = &mut object.meta_mut().annotations {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_managed_fields_only_our_hold_on_the_number_of_replicas_stays() {
+        let entry = |manager: &str, replicas: bool| {
+            let spec = if replicas {
+                json!({"f:replicas": {}, "f:template": {}})
+            } else {
+                json!({"f:template": {}})
+            };
+            json!({"manager": manager, "operation": "Apply", "fieldsV1": {"f:spec": spec}})
+        };
+        let mut deployment: Deployment = serde_json::from_value(json!({"metadata": {"managedFields": [
+            entry(names::FIELD_MANAGER, true),
+            entry(names::FIELD_MANAGER_REPLICAS_HANDOVER, false),
+            entry("kubectl", true),
+        ]}}))
+        .unwrap();
+        deployment.trim();
+        let kept = serde_json::to_value(&deployment.metadata.managed_fields).unwrap();
+        assert_eq!(
+            kept,
+            json!([{"manager": names::FIELD_MANAGER, "operation": "Apply", "fieldsV1": {"f:spec": {"f:replicas": {}}}}])
+        );
+    }
+}

@@ -1,0 +1,168 @@
+//! When a lease may be claimed: pure; callers pass both clocks.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+    jiff::Timestamp,
+};
+
+/// One candidate's view of the lease.
+#[derive(Debug)]
+pub struct Claim {
+    identity: String,
+    duration: Duration,
+    /// Version of the lease that was seen last, and when it was seen first.
+    seen: Option<(String, Instant)>,
+}
+
+/// What to do about the lease.
+#[derive(Debug, PartialEq)]
+pub enum Decision {
+    /// There is none: make this one. It fails if another candidate makes one meanwhile.
+    Create(Lease),
+    /// It is ours, free or dead: replace it by this one. It fails if it changed meanwhile.
+    Update(Lease),
+    /// Another holds it.
+    Wait {
+        /// Identity of the other.
+        holder: String,
+    },
+}
+
+impl Claim {
+    /// A candidate that has seen nothing yet.
+    pub const fn new(identity: String, duration: Duration) -> Self {
+        Self {
+            identity,
+            duration,
+            seen: None,
+        }
+    }
+
+    /// Who claims.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// What to do about the lease as it was read at `now`; `time` is what is written for people to read.
+    pub fn decide(&mut self, lease: Option<&Lease>, now: Instant, time: Timestamp) -> Decision {
+        let Some(lease) = lease else {
+            let mut lease = Lease::default();
+            lease.metadata.name = Some(super::LEASE.to_owned());
+            lease.spec = Some(self.spec(None, time));
+            return Decision::Create(lease);
+        };
+        let version = lease.metadata.resource_version.clone().unwrap_or_default();
+        let since = match &self.seen {
+            Some((seen, since)) if *seen == version => *since,
+            _ => now,
+        };
+        self.seen = Some((version, since));
+
+        let spec = lease.spec.clone().unwrap_or_default();
+        let holder = spec.holder_identity.clone().unwrap_or_default();
+        let length = spec
+            .lease_duration_seconds
+            .and_then(|seconds| u64::try_from(seconds).ok())
+            .map_or(self.duration, Duration::from_secs);
+        let dead = now.saturating_duration_since(since) >= length;
+        if !(holder.is_empty() || holder == self.identity || dead) {
+            return Decision::Wait { holder };
+        }
+        let mut next = lease.clone();
+        next.spec = Some(self.spec(Some(&spec), time));
+        Decision::Update(next)
+    }
+
+    /// The lease given back; None if it is not ours.
+    pub fn released(&self, lease: &Lease) -> Option<Lease> {
+        let mut lease = lease.clone();
+        let spec = lease.spec.as_mut()?;
+        (spec.holder_identity.as_deref() == Some(&*self.identity)).then(|| spec.holder_identity = None)?;
+        Some(lease)
+    }
+
+    fn spec(&self, before: Option<&LeaseSpec>, time: Timestamp) -> LeaseSpec {
+        let renewal = before.filter(|spec| spec.holder_identity.as_deref() == Some(&*self.identity));
+        let transitions = before.and_then(|spec| spec.lease_transitions).unwrap_or_default();
+        LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: i32::try_from(self.duration.as_secs()).ok(),
+            acquire_time: renewal
+                .and_then(|spec| spec.acquire_time.clone())
+                .or(Some(MicroTime(time))),
+            renew_time: Some(MicroTime(time)),
+            lease_transitions: Some(
+                transitions.saturating_add(i32::from(before.is_some() && renewal.is_none())),
+            ),
+            ..LeaseSpec::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LENGTH: Duration = Duration::from_secs(15);
+
+    fn claim(identity: &str) -> Claim {
+        Claim::new(identity.to_owned(), LENGTH)
+    }
+
+    fn lease(holder: &str, version: &str) -> Lease {
+        let mut lease = Lease::default();
+        lease.metadata.resource_version = Some(version.to_owned());
+        lease.spec = Some(claim(holder).spec(None, Timestamp::UNIX_EPOCH));
+        lease
+    }
+
+    fn decide(claim: &mut Claim, lease: &Lease, now: Instant) -> Option<LeaseSpec> {
+        match claim.decide(Some(lease), now, Timestamp::UNIX_EPOCH) {
+            Decision::Update(lease) => lease.spec,
+            Decision::Create(_) | Decision::Wait { .. } => None,
+        }
+    }
+
+    #[test]
+    fn no_lease_is_made_with_us_as_holder() {
+        let decision = claim("a").decide(None, Instant::now(), Timestamp::UNIX_EPOCH);
+        let Decision::Create(lease) = decision else {
+            panic!("{decision:?}")
+        };
+        assert_eq!(lease.spec.unwrap().holder_identity.as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn a_lease_of_another_is_dead_when_it_did_not_change_for_its_length_on_our_clock() {
+        let (mut claim, now) = (claim("b"), Instant::now());
+        assert_eq!(decide(&mut claim, &lease("a", "1"), now), None);
+        assert_eq!(decide(&mut claim, &lease("a", "1"), now + LENGTH / 2), None);
+        assert_eq!(
+            decide(&mut claim, &lease("a", "2"), now + LENGTH),
+            None,
+            "it was renewed"
+        );
+        assert_eq!(decide(&mut claim, &lease("a", "2"), now + LENGTH * 3 / 2), None);
+        let taken = decide(&mut claim, &lease("a", "2"), now + LENGTH * 2).unwrap();
+        assert_eq!(taken.holder_identity.as_deref(), Some("b"));
+        assert_eq!(taken.lease_transitions, Some(1));
+    }
+
+    #[test]
+    fn a_lease_that_was_given_back_is_taken_at_once() {
+        let (leader, mut standby) = (claim("a"), claim("b"));
+        let given_back = leader.released(&lease("a", "1")).unwrap();
+        assert!(decide(&mut standby, &given_back, Instant::now()).is_some());
+        assert_eq!(standby.released(&lease("a", "1")), None, "not ours to give back");
+    }
+
+    #[test]
+    fn our_own_lease_is_renewed_without_a_transition() {
+        let (mut claim, now) = (claim("a"), Instant::now());
+        let renewed = decide(&mut claim, &lease("a", "1"), now).unwrap();
+        assert_eq!(renewed.lease_transitions, Some(0));
+    }
+}

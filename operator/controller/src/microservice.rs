@@ -1,0 +1,197 @@
+//! One pass over one Microservice: five steps, level-triggered, no memory between passes.
+//!
+//! ```text
+//! dereference --> validate --> build --> apply --> update_status
+//!  (reads)        (pure)       (pure)    (writes)  (pure, then one write if it differs)
+//! ```
+//!
+//! `validate`, `build` and the status itself are decided by `trellis-operator-desired`. A pass that ends early still
+//! writes a status: an invalid object, a child that could not be written, an object that cannot even be read. There is
+//! no finalizer: children go with their owner by the garbage collector.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::{Client, Resource, ResourceExt};
+use tokio::sync::mpsc;
+use trellis_api::Microservice;
+use trellis_operator_desired::microservice::{self as decisions, Outcome, Settings, Validation};
+
+use crate::{
+    apply::{self, Applier, Owner},
+    caches::Caches,
+    error::{chain, is_namespace_terminating},
+    events::Events,
+    key::Key,
+    leader::Authority,
+    metrics::Metrics,
+    observed::Observed,
+    queue::Done,
+    workers::Trigger,
+};
+
+mod dereference;
+mod unreadable;
+mod update_status;
+
+/// Time between visits of an object at rest, before jitter: what repairs whatever every watch has missed.
+const VISIT: Duration = Duration::from_secs(600);
+/// Time between looks at an object of somebody else that stands in the way; nobody tells us when it goes.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
+/// Longest time between looks at a failure.
+const RECHECK_SELDOM: Duration = Duration::from_secs(30);
+/// For so long after its creation a Microservice waits for its predecessor's children without complaint.
+const LEFTOVER_PATIENCE: Duration = Duration::from_secs(60);
+/// Time between looks at children that the garbage collector is about to delete.
+const LEFTOVER_LOOK: Duration = Duration::from_secs(1);
+
+/// What a pass works with.
+pub struct Context {
+    /// Reads that no cache answers, and statuses.
+    pub client: Client,
+    /// Everything that is watched.
+    pub caches: Arc<Caches>,
+    /// Makes Microservices due.
+    pub triggers: mpsc::UnboundedSender<Trigger>,
+    /// Writes children.
+    pub applier: Applier,
+    /// Whether this replica may write.
+    pub authority: Authority,
+    /// Writes Kubernetes Events.
+    pub events: Events,
+    /// Counts writes.
+    pub metrics: Metrics,
+    /// What shows in the objects.
+    pub settings: Settings,
+}
+
+/// Why a pass failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// This replica does not lead any more; the pass is not its business.
+    #[error("failed to finish: this replica does not lead")]
+    Deposed,
+    /// Something could not be read.
+    #[error(transparent)]
+    Dereference(#[from] dereference::Error),
+    /// A child could not be written; the status says so.
+    #[error(transparent)]
+    Apply(#[from] apply::Error),
+    /// The status could not be written.
+    #[error(transparent)]
+    UpdateStatus(#[from] update_status::Error),
+}
+
+/// Makes the cluster what the Microservice `key` asks for, and says in its status how far that is.
+///
+/// # Errors
+/// What is to be tried again after a backoff. A fault of the spec is no error.
+pub async fn reconcile(context: &Context, key: &Key) -> Result<Done, Error> {
+    let cr = match context.caches.microservices.get(key).as_deref() {
+        None => return Ok(Done::Gone),
+        Some(observed) if observed.meta().deletion_timestamp.is_some() => return Ok(Done::Visit(VISIT)),
+        Some(Observed::Unreadable(invalid)) => {
+            unreadable::report(context, key, invalid).await?;
+            return Ok(Done::Visit(VISIT));
+        }
+        Some(Observed::Readable(cr)) => Arc::clone(cr),
+    };
+    // Before the first child, so that no tool ever takes a new object for a finished one.
+    let cr = update_status::first(context, cr).await?;
+
+    let fetched = dereference::dereference(context, &cr).await?;
+    let Validation { validated, problems } = decisions::validate(&cr, &fetched, &context.settings);
+    let Some(validated) = validated else {
+        let outcome = Outcome::Invalid { problems: &problems };
+        return finish(context, &cr, &outcome, None).await;
+    };
+    let prepared = decisions::build(&validated);
+    match context.applier.apply(&owner(&cr, key), prepared).await {
+        Ok(resources) => {
+            // Pods as they are now: what was read before may be older than what was just applied.
+            let seen = dereference::pods(context, &cr, &resources.deployment).await?;
+            let outcome = Outcome::Applied {
+                validated: &validated,
+                resources: &resources,
+                pods: &seen.pods,
+                events: &seen.events,
+            };
+            finish(context, &cr, &outcome, seen.newest).await
+        }
+        Err(error) => apply_failed(context, &cr, error).await,
+    }
+}
+
+/// Writes the status of a pass and says when the next one is due. `newest` is the age of the newest pod.
+async fn finish(
+    context: &Context,
+    cr: &Arc<Microservice>,
+    outcome: &Outcome<'_>,
+    newest: Option<Duration>,
+) -> Result<Done, Error> {
+    let status = update_status::update(context, cr, outcome).await?;
+    let next = decisions::recheck(&status).map(|soon| recheck(soon, newest));
+    Ok(Done::Visit(next.unwrap_or_else(visit)))
+}
+
+/// Time to the next look at a failure whose cause shows in Events only: `soon` while its pods are new, seldom for one
+/// that nobody has mended for minutes, or that has no pods to have Events. Thousands of those must not keep the API
+/// server busy.
+fn recheck(soon: Duration, newest: Option<Duration>) -> Duration {
+    let seldom = newest.map_or(RECHECK_SELDOM, |age| (age / 10).min(RECHECK_SELDOM));
+    soon.max(seldom)
+}
+
+/// Puts what stopped the Applier into the status and decides whether it is for a backoff or for waiting.
+async fn apply_failed(context: &Context, cr: &Arc<Microservice>, error: apply::Error) -> Result<Done, Error> {
+    let (child, next) = match &error {
+        apply::Error::Deposed { .. } => return Err(Error::Deposed),
+        // The object will go with its namespace, and nothing can be made there any more.
+        apply::Error::Refused { source, .. } if is_namespace_terminating(source) => {
+            return Ok(Done::Visit(RECHECK_SELDOM));
+        }
+        apply::Error::Leftover { .. } if is_new(cr) => return Ok(Done::Visit(LEFTOVER_LOOK)),
+        apply::Error::Leftover { child } | apply::Error::NotOwned { child } => (child, Some(LOOK_AGAIN)),
+        apply::Error::Refused { child, .. } | apply::Error::Unwritable { child, .. } => (child, None),
+    };
+    let outcome = Outcome::ApplyFailed {
+        child: child.clone(),
+        message: chain(&error),
+        not_owned: matches!(error, apply::Error::NotOwned { .. }),
+    };
+    update_status::update(context, cr, &outcome).await?;
+    next.map_or(Err(error.into()), |after| Ok(Done::Visit(after)))
+}
+
+fn owner(cr: &Microservice, key: &Key) -> Owner {
+    Owner {
+        key: key.clone(),
+        uid: cr.uid().unwrap_or_default(),
+    }
+}
+
+fn is_new(cr: &Microservice) -> bool {
+    let age = cr
+        .creation_timestamp()
+        .map(|created| jiff::Timestamp::now().duration_since(created.0));
+    age.is_some_and(|age| age.unsigned_abs() < LEFTOVER_PATIENCE)
+}
+
+fn visit() -> Duration {
+    // Spread, so that objects that were first seen together do not come back together.
+    VISIT.mul_f64(1.0 + rand::random::<f64>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_looked_at_often_while_it_is_new_and_seldom_later() {
+        let seconds = Duration::from_secs;
+        let soon = seconds(2);
+        assert_eq!(recheck(soon, None), RECHECK_SELDOM);
+        assert_eq!(recheck(soon, Some(seconds(15))), soon);
+        assert_eq!(recheck(soon, Some(seconds(100))), seconds(10));
+        assert_eq!(recheck(soon, Some(seconds(86_400))), RECHECK_SELDOM);
+    }
+}

@@ -1,0 +1,212 @@
+//! Wiring: what runs beside what, and in which order it ends.
+//!
+//! ```text
+//! watches --> caches --> index --> stream server          (every replica)
+//!    \--triggers--> workers --> passes                    (the leader)
+//! admin port, liveness, leadership, events                (every replica)
+//! ```
+//!
+//! To stop: not ready and no new passes, streams end (proxies go to another replica), passes under way end, the lease is
+//! given back, the process ends. A lost lease, a dead port or a dead watch ends it at once, with an error.
+
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+
+use clap::Parser;
+use prometheus_client::registry::Registry;
+use tokio::{
+    net::TcpListener,
+    sync::mpsc,
+    task::{JoinError, JoinHandle},
+    time,
+};
+use trellis_chassis::{admin, drain, readiness::Readiness, telemetry};
+
+use crate::{
+    apply::Applier,
+    args::Args,
+    caches::Caches,
+    client::{self, Progress},
+    error::chain,
+    events::Events,
+    leader::{self, Leadership},
+    liveness,
+    metrics::Metrics,
+    microservice::Context,
+    stream::{auth::Authenticator, index::Index, server::Server},
+    watches,
+    workers::Workers,
+};
+
+/// Exit status of a wrong command line (`EX_USAGE` of sysexits.h).
+const USAGE: u8 = 64;
+/// How long streams may take to end.
+const LEAVE: Duration = Duration::from_secs(10);
+
+/// Why the operator ended.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::Error),
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    #[error("failed to listen on {address} for {what}; is the port taken?")]
+    Listen {
+        what: &'static str,
+        address: SocketAddr,
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Leadership(#[from] leader::Error),
+    #[error("failed to serve the admin port")]
+    Admin(#[source] std::io::Error),
+    #[error("failed to serve the configuration stream")]
+    Stream(#[source] tonic::transport::Error),
+    #[error("failed to keep {0} running")]
+    Ended(&'static str),
+    #[error("failed to run a task")]
+    Panicked(#[from] JoinError),
+}
+
+/// Parses, runs, and answers how it went.
+pub async fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // If it cannot be printed, nobody would read another message either.
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    if args.check_config {
+        println!("configuration is good");
+        return ExitCode::SUCCESS;
+    }
+    match start(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = chain(&error), "the operator ends");
+            eprintln!("error: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start(args: Args) -> Result<(), Error> {
+    let telemetry = telemetry::init("trellis-operator")?;
+    let result = run(args).await;
+    telemetry.shutdown();
+    result
+}
+
+async fn run(args: Args) -> Result<(), Error> {
+    let identity = args.identity();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), identity, "starting");
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let progress = Progress::default();
+    let readiness = Readiness::new();
+    let admin_port = listen("health and metrics", args.admin_address).await?;
+    let stream_port = listen("the configuration stream", args.stream_address).await?;
+    let client = client::connect(metrics.clone(), progress.clone()).await?;
+
+    let (stop, stopping) = drain::channel();
+    let (finish, finishing) = drain::channel();
+    let (triggers, due) = mpsc::unbounded_channel();
+    let (caches, index) = (Arc::new(Caches::default()), Arc::new(Index::default()));
+    let watches::Watches {
+        mut tasks,
+        mut synced,
+    } = watches::start(&client, &caches, &index, &triggers, &readiness, &progress);
+    let router = admin::router(readiness.clone(), Arc::new(registry));
+    let mut admin = tokio::spawn(admin::serve(admin_port, router, finishing.clone()));
+    tokio::spawn(liveness::run(
+        progress.clone(),
+        readiness.clone(),
+        metrics.clone(),
+    ));
+
+    let (leadership, authority) = Leadership::new(
+        client.clone(),
+        &args.namespace,
+        identity.clone(),
+        metrics.clone(),
+        progress,
+    );
+    let (events, events_writer) = Events::new(client.clone(), identity, metrics.clone());
+    tokio::spawn(events_writer.run());
+    let context = Arc::new(Context {
+        applier: Applier::new(
+            client.clone(),
+            Arc::clone(&caches),
+            authority.clone(),
+            metrics.clone(),
+        ),
+        client: client.clone(),
+        caches,
+        triggers,
+        authority: authority.clone(),
+        events,
+        metrics: metrics.clone(),
+        settings: args.settings(),
+    });
+    let workers = Workers::new(context, due, usize::from(args.concurrency), metrics.clone());
+    let workers = tokio::spawn(workers.run(authority, stopping.clone()));
+
+    let server = Server::new(
+        Authenticator::new(client),
+        index,
+        metrics.stream,
+        stopping.clone(),
+    );
+    // What has not seen the whole cluster neither leads nor says that there are no endpoints.
+    let (go, leads_and_serves) = drain::channel();
+    let mut stream = spawn_after(leads_and_serves.clone(), server.serve(stream_port));
+    let mut leadership = spawn_after(leads_and_serves.clone(), leadership.run(finishing));
+
+    let mut terminated = std::pin::pin!(drain::terminated());
+    let result = loop {
+        tokio::select! {
+            () = &mut terminated => break Ok(()),
+            None = synced.recv(), if !leads_and_serves.is_draining() => go.start(),
+            ended = &mut leadership => break ended?.map_err(Error::from).and(Err(Error::Ended("leadership"))),
+            ended = &mut stream => break ended?.map_err(Error::Stream).and(Err(Error::Ended("the stream"))),
+            ended = &mut admin => break ended?.map_err(Error::Admin).and(Err(Error::Ended("the admin port"))),
+            Some(ended) = tasks.join_next() => break ended.map_err(Error::from).and(Err(Error::Ended("a watch"))),
+        }
+    };
+    result?;
+
+    readiness.drain();
+    stop.start();
+    workers.await?;
+    finish.start();
+    go.start();
+    leadership.await??;
+    if time::timeout(LEAVE, stream).await.is_err() {
+        tracing::warn!("streams did not end in time");
+    }
+    Ok(())
+}
+
+async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| Error::Listen {
+        what,
+        address,
+        source,
+    })
+}
+
+/// Runs `task` once the signal was given.
+fn spawn_after<T: Send + 'static>(
+    signal: drain::Watch,
+    task: impl Future<Output = T> + Send + 'static,
+) -> JoinHandle<T> {
+    tokio::spawn(async move {
+        signal.signaled().await;
+        task.await
+    })
+}

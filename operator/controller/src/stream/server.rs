@@ -1,0 +1,150 @@
+//! The gRPC service and its port.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, mpsc},
+    time,
+};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming, transport};
+use trellis_chassis::drain;
+use trellis_config_stream::v1::{
+    self,
+    config_stream_server::{ConfigStream, ConfigStreamServer},
+    subscribe_request::Message,
+};
+
+use super::{auth::Authenticator, index::Index, session::Session};
+use crate::metrics::{Refusal, Stream};
+
+/// Longest wait for a greeting.
+const HELLO: Duration = Duration::from_secs(10);
+/// Messages that wait for a proxy to read.
+const OUTBOUND: usize = 8;
+/// Most proxies of one replica.
+const MOST_SESSIONS: usize = 20_000;
+/// Largest message of a proxy: an answer with its faults.
+const LARGEST_REQUEST: usize = 256 * 1024;
+/// Time between looks whether a silent proxy is still there, and longest wait for its answer.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
+
+/// Answers subscriptions.
+pub struct Server {
+    authenticator: Authenticator,
+    index: Arc<Index>,
+    sessions: Arc<Semaphore>,
+    metrics: Stream,
+    drain: drain::Watch,
+}
+
+impl Server {
+    /// A server of what is in `index`.
+    pub fn new(
+        authenticator: Authenticator,
+        index: Arc<Index>,
+        metrics: Stream,
+        drain: drain::Watch,
+    ) -> Self {
+        Self {
+            authenticator,
+            index,
+            sessions: Arc::new(Semaphore::new(MOST_SESSIONS)),
+            metrics,
+            drain,
+        }
+    }
+
+    /// Serves until told to stop; every session is told so too.
+    ///
+    /// # Errors
+    /// The listener's.
+    pub async fn serve(self, listener: TcpListener) -> Result<(), transport::Error> {
+        let drain = self.drain.clone();
+        let service = ConfigStreamServer::new(self).max_decoding_message_size(LARGEST_REQUEST);
+        transport::Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE.0))
+            .http2_keepalive_timeout(Some(KEEPALIVE.1))
+            .tcp_nodelay(true)
+            .add_service(service)
+            .serve_with_incoming_shutdown(
+                TcpListenerStream::new(listener),
+                async move { drain.signaled().await },
+            )
+            .await
+    }
+
+    fn refuse(&self, (reason, status): (Refusal, Status)) -> Status {
+        self.metrics.refused(reason);
+        tracing::warn!(?reason, message = status.message(), "subscription refused");
+        status
+    }
+
+    async fn admit(
+        &self,
+        request: Request<Streaming<v1::SubscribeRequest>>,
+    ) -> Result<(v1::Hello, Streaming<v1::SubscribeRequest>), (Refusal, Status)> {
+        let caller = self.authenticator.caller(request.metadata()).await?;
+        let mut inbound = request.into_inner();
+        let hello = time::timeout(HELLO, inbound.message())
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .flatten()
+            .and_then(|request| match request.message {
+                Some(Message::Hello(hello)) => Some(hello),
+                _ => None,
+            })
+            .ok_or_else(|| {
+                let status = Status::invalid_argument("the first message must be a greeting");
+                (Refusal::NoHello, status)
+            })?;
+        // The ServiceAccount of a Microservice has its name.
+        if caller.namespace != hello.namespace || caller.name != hello.microservice {
+            let text = format!(
+                "ServiceAccount {caller} may not have the configuration of {}/{}",
+                hello.namespace, hello.microservice
+            );
+            return Err((Refusal::Denied, Status::permission_denied(text)));
+        }
+        Ok((hello, inbound))
+    }
+}
+
+// Written out instead of by `async_trait`, which the generated trait's signature otherwise asks for.
+impl ConfigStream for Server {
+    type SubscribeStream = ReceiverStream<Result<v1::SubscribeResponse, Status>>;
+
+    fn subscribe<'life, 'future>(
+        &'life self,
+        request: Request<Streaming<v1::SubscribeRequest>>,
+    ) -> BoxFuture<'future, Result<Response<Self::SubscribeStream>, Status>>
+    where
+        'life: 'future,
+        Self: 'future,
+    {
+        Box::pin(async move {
+            let permit = Arc::clone(&self.sessions).try_acquire_owned().map_err(|_| {
+                let status = Status::resource_exhausted("too many streams; connect to another replica");
+                self.refuse((Refusal::Full, status))
+            })?;
+            let (hello, inbound) = self
+                .admit(request)
+                .await
+                .map_err(|refusal| self.refuse(refusal))?;
+            let (outbound, responses) = mpsc::channel(OUTBOUND);
+            let session = Session::new(hello, Arc::clone(&self.index), outbound, self.metrics.clone());
+            let drain = self.drain.clone();
+            tokio::spawn(async move {
+                session.run(inbound, drain).await;
+                drop(permit);
+            });
+            Ok(Response::new(ReceiverStream::new(responses)))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,258 @@
+//! The stream over a real connection, with an API server that only reviews tokens: the token `order` is the
+//! ServiceAccount shop/order's.
+
+use std::{
+    convert::Infallible,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use http::Response as HttpResponse;
+use k8s_openapi::api::{authentication::v1::TokenReview, core::v1::ConfigMap, discovery::v1::EndpointSlice};
+use kube::client::Body;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tonic::{Code, metadata::MetadataValue};
+use trellis_config_stream::v1::{config_stream_client::ConfigStreamClient, subscribe_response};
+
+use super::*;
+use crate::{cache::Change, metrics::Metrics};
+
+/// Longest wait for a message.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct Fixture {
+    index: Arc<Index>,
+    address: String,
+    drain: drain::Trigger,
+    reviews: Arc<AtomicUsize>,
+}
+
+struct Proxy {
+    outbound: mpsc::Sender<v1::SubscribeRequest>,
+    inbound: Streaming<v1::SubscribeResponse>,
+}
+
+fn api_server(reviews: Arc<AtomicUsize>) -> kube::Client {
+    let service = tower::service_fn(move |request: http::Request<Body>| {
+        reviews.fetch_add(1, Ordering::Relaxed);
+        async move {
+            let body = request.into_body().collect_bytes().await.unwrap();
+            let review: TokenReview = serde_json::from_slice(&body).unwrap();
+            assert_eq!(
+                review.spec.audiences.as_deref(),
+                Some(&["trellis-config".to_owned()][..])
+            );
+            let status = match &*review.spec.token {
+                "bad" => json!({"authenticated": false}),
+                name => json!({
+                    "authenticated": true, "audiences": ["trellis-config"],
+                    "user": {"username": format!("system:serviceaccount:shop:{name}")},
+                }),
+            };
+            let answer = json!({
+                "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+                "metadata": {}, "spec": {"token": ""}, "status": status,
+            });
+            let response = HttpResponse::builder()
+                .status(201)
+                .body(Body::from(answer.to_string().into_bytes()));
+            Ok::<_, Infallible>(response.unwrap())
+        }
+    });
+    kube::Client::new(service, "default")
+}
+
+async fn serve() -> Fixture {
+    let index = Arc::new(Index::default());
+    let reviews = Arc::default();
+    let (trigger, watch) = drain::channel();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let server = Server::new(
+        Authenticator::new(api_server(Arc::clone(&reviews))),
+        Arc::clone(&index),
+        Metrics::register(&mut Registry::default()).stream,
+        watch,
+    );
+    tokio::spawn(server.serve(listener));
+    Fixture {
+        index,
+        address,
+        drain: trigger,
+        reviews,
+    }
+}
+
+impl Fixture {
+    async fn connect(&self, token: &str, microservice: &str, version: u64) -> Result<Proxy, Status> {
+        let (outbound, requests) = mpsc::channel(8);
+        let hello = v1::Hello {
+            namespace: "shop".to_owned(),
+            microservice: microservice.to_owned(),
+            document_version: version,
+            ..v1::Hello::default()
+        };
+        outbound.send(say(Message::Hello(hello))).await.unwrap();
+        let mut request = Request::new(ReceiverStream::new(requests));
+        if !token.is_empty() {
+            let value = MetadataValue::try_from(format!("Bearer {token}")).unwrap();
+            request.metadata_mut().insert("authorization", value);
+        }
+        let channel = transport::Endpoint::from_shared(self.address.clone()).unwrap();
+        let mut client = ConfigStreamClient::new(channel.connect().await.unwrap());
+        let inbound = client.subscribe(request).await?.into_inner();
+        Ok(Proxy { outbound, inbound })
+    }
+
+    fn publish(&self, version: u64, digest: &str, clusters: &[&str]) {
+        let clusters: serde_json::Map<String, Value> = clusters
+            .iter()
+            .map(|cluster| ((*cluster).to_owned(), json!({"protocol": "Http1"})))
+            .collect();
+        let document = json!({
+            "apiVersion": "proxy.trellis.dev/v1", "version": version, "digest": digest,
+            "config": {"role": "Sidecar", "identity": {"namespace": "shop", "microservice": "order"}, "clusters": clusters},
+        });
+        let object: ConfigMap = serde_json::from_value(json!({
+            "metadata": {"namespace": "shop", "name": "order-proxy", "labels": {"trellis.dev/microservice": "order"}},
+            "data": {"proxy.json": document.to_string()},
+        }))
+        .unwrap();
+        self.index.config_map(&set(object));
+    }
+
+    fn endpoints(&self, microservice: &str, addresses: &[&str]) {
+        let endpoints: Vec<Value> = addresses
+            .iter()
+            .map(|address| json!({"addresses": [address]}))
+            .collect();
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": {"namespace": "shop", "name": microservice, "labels": {"trellis.dev/microservice": microservice}},
+            "addressType": "IPv4", "ports": [{"name": "http", "port": 15100}], "endpoints": endpoints,
+        }))
+        .unwrap();
+        self.index.endpoint_slice(&set(slice));
+    }
+}
+
+impl Proxy {
+    /// The next message, in short.
+    async fn next(&mut self) -> String {
+        let message = time::timeout(PATIENCE, self.inbound.message()).await.unwrap();
+        match message.map(|response| response.and_then(|response| response.message)) {
+            Ok(Some(subscribe_response::Message::Document(document))) => {
+                format!("document {}", document.version)
+            }
+            Ok(Some(subscribe_response::Message::Endpoints(endpoints))) => {
+                let addresses: Vec<String> = endpoints
+                    .endpoints
+                    .into_iter()
+                    .map(|endpoint| endpoint.address)
+                    .collect();
+                format!("{} [{}]", endpoints.cluster, addresses.join(" "))
+            }
+            Ok(None) => "end".to_owned(),
+            Err(status) => format!("{:?}", status.code()),
+        }
+    }
+}
+
+fn say(message: Message) -> v1::SubscribeRequest {
+    v1::SubscribeRequest {
+        message: Some(message),
+    }
+}
+
+fn set<K>(object: K) -> Change<K> {
+    Change::Set {
+        before: None,
+        after: Arc::new(object),
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_gets_its_document_then_endpoints_then_changes_only() {
+    let fixture = serve().await;
+    fixture.publish(5, "five", &["shop/user/http"]);
+    fixture.endpoints("user", &["10.0.0.1"]);
+    let mut proxy = fixture.connect("order", "order", 0).await.unwrap();
+    assert_eq!(proxy.next().await, "document 5");
+    assert_eq!(proxy.next().await, "shop/user/http [10.0.0.1]");
+    let ack = v1::Ack {
+        version: 5,
+        digest: "five".to_owned(),
+    };
+    proxy.outbound.send(say(Message::Ack(ack))).await.unwrap();
+
+    fixture.endpoints("product", &["10.0.0.9"]);
+    fixture.endpoints("user", &["10.0.0.1"]);
+    fixture.publish(4, "four", &[]);
+    fixture.endpoints("user", &["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(
+        proxy.next().await,
+        "shop/user/http [10.0.0.1 10.0.0.2]",
+        "nothing else was news"
+    );
+}
+
+#[tokio::test]
+async fn a_newer_document_brings_the_endpoints_of_its_new_clusters() {
+    let fixture = serve().await;
+    fixture.publish(5, "five", &["shop/user/http"]);
+    let mut proxy = fixture.connect("order", "order", 0).await.unwrap();
+    assert_eq!(proxy.next().await, "document 5");
+    assert_eq!(
+        proxy.next().await,
+        "shop/user/http []",
+        "no endpoints is an answer"
+    );
+    fixture.endpoints("product", &["10.0.0.9"]);
+    fixture.publish(6, "six", &["shop/product/http", "shop/user/http"]);
+    assert_eq!(proxy.next().await, "document 6");
+    assert_eq!(proxy.next().await, "shop/product/http [10.0.0.9]");
+}
+
+#[tokio::test]
+async fn a_proxy_that_has_the_document_gets_endpoints_at_once() {
+    let fixture = serve().await;
+    fixture.publish(5, "five", &["shop/user/http"]);
+    let mut proxy = fixture.connect("order", "order", 5).await.unwrap();
+    assert_eq!(proxy.next().await, "shop/user/http []");
+}
+
+#[tokio::test]
+async fn only_the_microservice_itself_gets_its_configuration() {
+    let fixture = serve().await;
+    fixture.publish(5, "five", &[]);
+    for (token, code) in [
+        ("", Code::Unauthenticated),
+        ("bad", Code::Unauthenticated),
+        ("user", Code::PermissionDenied),
+    ] {
+        let refused = fixture
+            .connect(token, "order", 0)
+            .await
+            .err()
+            .map(|status| status.code());
+        assert_eq!(refused, Some(code), "{token:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_reviewed_once_for_many_streams() {
+    let fixture = serve().await;
+    for _ in 0..3 {
+        fixture.connect("order", "order", 0).await.unwrap();
+    }
+    assert_eq!(fixture.reviews.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_replica_that_ends_says_so() {
+    let fixture = serve().await;
+    fixture.publish(5, "five", &[]);
+    let mut proxy = fixture.connect("order", "order", 0).await.unwrap();
+    assert_eq!(proxy.next().await, "document 5");
+    fixture.drain.start();
+    assert_eq!(proxy.next().await, "Unavailable");
+}

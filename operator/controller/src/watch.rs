@@ -1,0 +1,84 @@
+//! Keeps a cache in step with the API server, for as long as the process lives.
+//!
+//! Every kind has its own task, stream and backoff: if one kind cannot be watched (its verbs are missing, say), that is
+//! logged and tried again, and the others go on. A watch is ended and resumed every [`TIMEOUT_SECONDS`], which bounds
+//! for how long a dead connection goes unnoticed.
+
+use std::{fmt::Debug, sync::Arc};
+
+use futures::StreamExt;
+use kube::{
+    Api, Resource,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event},
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use trellis_chassis::readiness::Pending;
+
+use crate::{
+    cache::{Cache, Change},
+    error::chain,
+};
+
+/// Objects a page of a list. A page is parsed as a whole, `managedFields` included, which are most of an object: pages of
+/// 500, kube's default, made the peak of memory three times as high.
+const PAGE: u32 = 50;
+/// Length of a watch.
+const TIMEOUT_SECONDS: u32 = 60;
+
+/// What to watch of a kind, and what to do about it.
+pub struct Watch<K> {
+    /// Where.
+    pub api: Api<K>,
+    /// Which, by label selector; empty: all.
+    pub selector: String,
+    /// What the cache can do without.
+    pub trim: fn(&mut K),
+    /// Becomes ready with the first complete list.
+    pub synced: Pending,
+    /// Dropped with the first complete list.
+    pub syncing: mpsc::Sender<()>,
+}
+
+impl<K> Watch<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    /// Watches; ends only with its task.
+    pub async fn run(self, cache: Arc<Cache<K>>, mut on_change: impl FnMut(&Change<K>)) {
+        let Self {
+            api,
+            selector,
+            trim,
+            synced,
+            syncing,
+        } = self;
+        let kind = K::kind(&());
+        let mut config = watcher::Config::default()
+            .timeout(TIMEOUT_SECONDS)
+            .page_size(PAGE);
+        if !selector.is_empty() {
+            config = config.labels(&selector);
+        }
+        let mut synced = Some((synced, syncing));
+        let mut events = std::pin::pin!(watcher::watcher(api, config).default_backoff());
+        while let Some(event) = events.next().await {
+            let event = match event {
+                Ok(event) => event.modify(trim),
+                Err(error) => {
+                    tracing::warn!(%kind, error = chain(&error), "failed to watch; trying again");
+                    continue;
+                }
+            };
+            let complete = matches!(event, Event::InitDone);
+            cache.observe(event).iter().for_each(&mut on_change);
+            if complete && let Some((synced, _)) = synced.take() {
+                tracing::debug!(%kind, objects = cache.len(), "listed");
+                synced.ready();
+            }
+        }
+    }
+}

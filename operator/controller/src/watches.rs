@@ -1,0 +1,141 @@
+//! What is watched, and where each change goes: to the queue, to the stream's index, or both.
+
+use std::{sync::Arc, time::Instant};
+
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    autoscaling::v2::HorizontalPodAutoscaler,
+    core::v1::{ConfigMap, Pod, Service, ServiceAccount},
+    discovery::v1::EndpointSlice,
+    policy::v1::PodDisruptionBudget,
+};
+use kube::{Api, Client, Resource};
+use tokio::{sync::mpsc, task::JoinSet};
+use trellis_api::names;
+use trellis_chassis::readiness::Readiness;
+
+use crate::{
+    cache::Change,
+    caches::{self, Caches, Child},
+    client::Progress,
+    key::Key,
+    observed::Observed,
+    queue::Cause,
+    stream::{endpoints, index::Index},
+    triggers,
+    watch::Watch,
+    workers::Trigger,
+};
+
+/// Running watches.
+pub struct Watches {
+    /// One task a kind; none ends by itself.
+    pub tasks: JoinSet<()>,
+    /// Closed when every kind was listed once.
+    pub synced: mpsc::Receiver<()>,
+}
+
+/// Starts every watch. Each is a task of `readiness`.
+pub fn start(
+    client: &Client,
+    caches: &Arc<Caches>,
+    index: &Arc<Index>,
+    triggers: &mpsc::UnboundedSender<Trigger>,
+    readiness: &Readiness,
+    progress: &Progress,
+) -> Watches {
+    let (syncing, synced) = mpsc::channel(1);
+    let starter = Starter {
+        client,
+        caches,
+        triggers,
+        readiness,
+        progress,
+        syncing,
+    };
+    let mut tasks = JoinSet::new();
+    starter.microservices(&mut tasks);
+    starter.child::<Deployment>(&mut tasks, "deployments", triggers::of_child);
+    starter.child::<Service>(&mut tasks, "services", triggers::of_child);
+    starter.child::<ServiceAccount>(&mut tasks, "serviceaccounts", triggers::of_child);
+    starter.child::<PodDisruptionBudget>(&mut tasks, "poddisruptionbudgets", triggers::of_disruption_budget);
+    starter.child::<HorizontalPodAutoscaler>(&mut tasks, "horizontalpodautoscalers", triggers::of_autoscaler);
+
+    let documents = Arc::clone(index);
+    starter.child::<ConfigMap>(&mut tasks, "configmaps", move |change| {
+        documents.config_map(change);
+        triggers::of_child(change)
+    });
+    let pods = starter.watch::<Pod>(names::LABEL_MICROSERVICE.to_owned(), caches::trim, "pods");
+    let send = starter.sender();
+    tasks.spawn(pods.run(Arc::clone(&caches.pods), move |change| {
+        triggers::of_pod(change).into_iter().for_each(&send);
+    }));
+    let slices =
+        starter.watch::<EndpointSlice>(endpoints::SELECTOR.to_owned(), caches::trim, "endpointslices");
+    let index = Arc::clone(index);
+    tasks.spawn(slices.run(Arc::clone(&caches.endpoint_slices), move |change| {
+        index.endpoint_slice(change);
+    }));
+    Watches { tasks, synced }
+}
+
+struct Starter<'a> {
+    client: &'a Client,
+    caches: &'a Arc<Caches>,
+    triggers: &'a mpsc::UnboundedSender<Trigger>,
+    readiness: &'a Readiness,
+    progress: &'a Progress,
+    syncing: mpsc::Sender<()>,
+}
+
+impl Starter<'_> {
+    fn microservices(&self, tasks: &mut JoinSet<()>) {
+        let watch = self.watch::<Observed>(String::new(), caches::trim, "microservices");
+        let (caches, triggers) = (Arc::clone(self.caches), self.triggers.clone());
+        tasks.spawn(watch.run(Arc::clone(&caches.microservices), move |change| {
+            for trigger in triggers::of_microservice(change, || caches.readable_microservices()) {
+                // Nobody listens any more only when the process ends.
+                let _ = triggers.send(trigger);
+            }
+        }));
+    }
+
+    fn child<K: Child>(
+        &self,
+        tasks: &mut JoinSet<()>,
+        resource: &'static str,
+        due: impl Fn(&Change<K>) -> Vec<Key> + Send + 'static,
+    ) {
+        let selector = format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGED_BY);
+        let watch = self.watch::<K>(selector, K::trim, resource);
+        let send = self.sender();
+        tasks.spawn(watch.run(Arc::clone(K::cache(self.caches)), move |change| {
+            due(change).into_iter().for_each(&send);
+        }));
+    }
+
+    fn watch<K: Resource<DynamicType = ()>>(
+        &self,
+        selector: String,
+        trim: fn(&mut K),
+        resource: &'static str,
+    ) -> Watch<K> {
+        self.progress.expect(resource, Instant::now());
+        Watch {
+            api: Api::all(self.client.clone()),
+            selector,
+            trim,
+            synced: self.readiness.task(resource),
+            syncing: self.syncing.clone(),
+        }
+    }
+
+    fn sender(&self) -> impl Fn(Key) + Send + use<> {
+        let triggers = self.triggers.clone();
+        move |key| {
+            // Nobody listens any more only when the process ends.
+            let _ = triggers.send((key, Cause::Event));
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What the decisions about a Microservice are made from, besides itself.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    autoscaling::v2::HorizontalPodAutoscaler,
+    core::v1::{ConfigMap, Pod},
+};
+use trellis_api::Microservice;
+
+/// Settings of the operator that show in the objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Image of the proxy, sidecar and gateway.
+    pub proxy_image: String,
+    /// Where proxies get newer documents and endpoints: `http://host:port`.
+    pub config_stream_address: String,
+    /// Host at which the node ports of gateways are reached, for the URL column. None: unknown, and not guessed.
+    pub gateway_host: Option<String>,
+    /// Where pods export traces to (`OTEL_EXPORTER_OTLP_ENDPOINT`). None: they export none.
+    pub telemetry_endpoint: Option<String>,
+}
+
+/// What was read for one pass.
+#[derive(Debug, Clone, Default)]
+pub struct Fetched {
+    /// Microservices of all namespaces that [`interests`](super::interests) names; more do no harm, and the one in
+    /// question may be among them.
+    pub microservices: Vec<Arc<Microservice>>,
+    /// The live Deployment, with `managedFields`, which say who owns the number of replicas.
+    pub deployment: Option<Deployment>,
+    /// The live autoscaler.
+    pub autoscaler: Option<HorizontalPodAutoscaler>,
+    /// The live boot document of the proxy.
+    pub proxy_config: Option<ConfigMap>,
+    /// Pods with the label `trellis.dev/microservice`. Only needed while something is not ready.
+    pub pods: Vec<Pod>,
+    /// Events about these pods. Only needed while something is not ready.
+    pub events: Vec<PodEvent>,
+}
+
+/// What matters of an Event about a pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodEvent {
+    /// Name of the pod.
+    pub pod: String,
+    /// Reason, for example `FailedMount`.
+    pub reason: String,
+    /// Text.
+    pub message: String,
+    /// Container, from `involvedObject.fieldPath` (`spec.containers{app}`), if it is about one.
+    pub container: Option<String>,
+    /// How often it happened.
+    pub count: i32,
+}

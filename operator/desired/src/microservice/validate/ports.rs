@@ -1,0 +1,84 @@
+//! `spec.ports`.
+
+use std::collections::BTreeMap;
+
+use trellis_api::{
+    MicroserviceSpec,
+    names::{MAX_PORTS, RESERVED_PORTS, TARGET_PORT_PREFIX},
+};
+
+use super::{Problems, syntax};
+
+pub(super) fn check(spec: &MicroserviceSpec, problems: &mut Problems) {
+    if spec.ports.len() > MAX_PORTS {
+        problems.error(
+            "spec.ports",
+            format!(
+                "{} ports are more than {MAX_PORTS}: remove some",
+                spec.ports.len()
+            ),
+        );
+    }
+    let mut names = BTreeMap::new();
+    let mut numbers = BTreeMap::new();
+    for (i, port) in spec.ports.iter().enumerate() {
+        let field = format!("spec.ports[{i}].name");
+        check_name(&field, &port.name, problems);
+        if port.name.starts_with(TARGET_PORT_PREFIX) {
+            problems.error(
+                &field,
+                format!(
+                    "{:?} starts with {TARGET_PORT_PREFIX}, which names the sidecar's ports: choose another name",
+                    port.name
+                ),
+            );
+        }
+        if let Some(first) = names.insert(&port.name, i) {
+            problems.error(
+                &field,
+                format!(
+                    "{:?} is the name of spec.ports[{first}] too: give each port its own",
+                    port.name
+                ),
+            );
+        }
+        let field = format!("spec.ports[{i}].port");
+        if port.port == 0 {
+            problems.error(&field, "0 is no port: use 1 to 65535");
+        }
+        if RESERVED_PORTS.contains(&port.port) {
+            problems.error(
+                &field,
+                format!(
+                    "ports {}-{} belong to the sidecar: let the app listen on another port than {}",
+                    RESERVED_PORTS.start(),
+                    RESERVED_PORTS.end(),
+                    port.port
+                ),
+            );
+        }
+        if let Some(first) = numbers.insert(port.port, i) {
+            problems.error(
+                &field,
+                format!(
+                    "{} is the number of spec.ports[{first}] too: give each port its own",
+                    port.port
+                ),
+            );
+        }
+    }
+}
+
+/// The form of a port's name, here and where a port is referred to.
+pub(super) fn check_name(field: &str, name: &str, problems: &mut Problems) {
+    if !syntax::is_port_name(name) {
+        problems.error(
+            field,
+            format!(
+                "{name:?} cannot name a port: use at most {} characters of a-z, 0-9 and single dashes, start with a \
+                 letter and end with a letter or digit",
+                syntax::PORT_NAME_MAX
+            ),
+        );
+    }
+}

@@ -1,0 +1,289 @@
+//! A golden case: what is read, and one whole pass over it.
+
+use std::{
+    marker::PhantomData,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{Event, Pod},
+    },
+    jiff::Timestamp,
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use trellis_api::{Microservice, MicroserviceStatus, Problem, names};
+use trellis_operator_desired::{
+    Applied, Resources,
+    microservice::{self, Fetched, Outcome, PodEvent, Settings, Validation},
+};
+
+/// When every golden pass happens.
+pub fn now() -> Timestamp {
+    "2026-03-01T12:00:00Z".parse().unwrap()
+}
+
+/// Settings of the operator in every golden pass.
+pub fn settings() -> Settings {
+    Settings {
+        proxy_image: "trellis-proxy".to_owned(),
+        config_stream_address: "http://trellis-operator.trellis-system.svc:15010".to_owned(),
+        gateway_host: Some("127.0.0.1".to_owned()),
+        telemetry_endpoint: None,
+    }
+}
+
+/// What a case reads.
+pub struct Case {
+    pub cr: Microservice,
+    pub fetched: Fetched,
+    /// How far the pass comes, if not to the end.
+    pub end: Option<End>,
+    /// What of the result the case is about: kinds, and `status`. Empty: everything.
+    pub shown: Vec<String>,
+}
+
+/// How far a pass comes.
+pub enum End {
+    Pending,
+    ApplyFailed {
+        child: String,
+        message: String,
+        not_owned: bool,
+    },
+}
+
+/// What one pass makes.
+pub struct Pass {
+    pub resources: Option<Resources<Applied>>,
+    pub problems: Vec<Problem>,
+    pub status: MicroserviceStatus,
+}
+
+impl Case {
+    pub fn read(path: &Path) -> Self {
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(
+            text.starts_with("# "),
+            "{} has no comment that says what it shows",
+            path.display()
+        );
+        let shown = text
+            .lines()
+            .find_map(|line| line.strip_prefix("# golden: "))
+            .map(|list| list.split(", ").map(str::to_owned).collect())
+            .unwrap_or_default();
+        let mut documents = serde_saphyr::from_multiple::<Value>(&text).unwrap().into_iter();
+        let mut case = Self {
+            cr: as_stored(parse(documents.next().unwrap())),
+            fetched: Fetched::default(),
+            end: None,
+            shown,
+        };
+        for document in documents {
+            case.add(document);
+        }
+        case
+    }
+
+    fn add(&mut self, document: Value) {
+        let kind = document["kind"].as_str().unwrap_or_default().to_owned();
+        match kind.as_str() {
+            "Microservice" => {
+                let other: Microservice = as_stored(parse(document));
+                self.fetched.microservices.push(Arc::new(other));
+            }
+            "Deployment" => self.fetched.deployment = Some(deployment(document)),
+            "HorizontalPodAutoscaler" => self.fetched.autoscaler = Some(parse(document)),
+            "ConfigMap" => self.fetched.proxy_config = Some(parse(document)),
+            "Pod" => self.fetched.pods.push(parse(document)),
+            "Event" => self.fetched.events.push(event(parse(document))),
+            "Pending" => self.end = Some(End::Pending),
+            "ApplyFailed" => {
+                self.end = Some(End::ApplyFailed {
+                    child: document["child"].as_str().unwrap().to_owned(),
+                    message: document["message"].as_str().unwrap_or_default().to_owned(),
+                    not_owned: document["notOwned"].as_bool().unwrap_or_default(),
+                });
+            }
+            other => panic!("a golden input has no documents of kind {other:?}"),
+        }
+    }
+
+    /// One pass of the operator, with an API server that stores what it is given.
+    pub fn pass(&self, now: Timestamp) -> Pass {
+        let Validation { validated, problems } = microservice::validate(&self.cr, &self.fetched, &settings());
+        let Some(validated) = validated else {
+            let status = microservice::status(&self.cr, &Outcome::Invalid { problems: &problems }, now);
+            return Pass {
+                resources: None,
+                problems,
+                status,
+            };
+        };
+        let prepared = microservice::build(&validated);
+        assert_eq!(
+            prepared,
+            microservice::build(&validated),
+            "build is not deterministic"
+        );
+        let resources = store(prepared, &self.fetched);
+        let pods = self.pods(&resources.deployment);
+        let outcome = match &self.end {
+            Some(End::Pending) => Outcome::Pending,
+            Some(End::ApplyFailed {
+                child,
+                message,
+                not_owned,
+            }) => Outcome::ApplyFailed {
+                child: child.clone(),
+                message: message.clone(),
+                not_owned: *not_owned,
+            },
+            None => Outcome::Applied {
+                validated: &validated,
+                resources: &resources,
+                pods: &pods,
+                events: &self.fetched.events,
+            },
+        };
+        Pass {
+            status: microservice::status(&self.cr, &outcome, now),
+            problems,
+            resources: self.end.is_none().then_some(resources),
+        }
+    }
+
+    /// The pods, those marked so with the template's digest.
+    fn pods(&self, deployment: &Deployment) -> Vec<Pod> {
+        let digest = template_digest(deployment);
+        let mut pods = self.fetched.pods.clone();
+        for pod in &mut pods {
+            if let Some(value) = pod
+                .metadata
+                .annotations
+                .get_or_insert_default()
+                .get_mut(names::ANNOTATION_TEMPLATE_DIGEST)
+                && value == "current"
+            {
+                value.clone_from(&digest);
+            }
+        }
+        pods
+    }
+}
+
+/// Digest of a Deployment's pod template.
+pub fn template_digest(deployment: &Deployment) -> String {
+    let template = &deployment.spec.as_ref().unwrap().template;
+    template.metadata.as_ref().unwrap().annotations.as_ref().unwrap()[names::ANNOTATION_TEMPLATE_DIGEST]
+        .clone()
+}
+
+fn has_template(deployment: &Deployment) -> bool {
+    deployment.spec.as_ref().unwrap().template.metadata.is_some()
+}
+
+/// What the API server answers: the object as wanted, with the status and the replicas that are live.
+pub fn store(
+    prepared: Resources<trellis_operator_desired::Prepared>,
+    fetched: &Fetched,
+) -> Resources<Applied> {
+    let Resources {
+        service_account,
+        proxy_config,
+        services,
+        handover,
+        mut deployment,
+        mut autoscaler,
+        disruption_budget,
+        stage: _,
+    } = prepared;
+    let live = fetched.deployment.as_ref();
+    let live_replicas = live.and_then(|live| live.spec.as_ref()?.replicas);
+    let spec = deployment.spec.get_or_insert_default();
+    spec.replicas = spec.replicas.or(live_replicas).or(Some(1));
+    let changed =
+        live.is_some_and(|live| has_template(live) && template_digest(live) != template_digest(&deployment));
+    deployment.metadata.generation = live
+        .and_then(|live| live.metadata.generation)
+        .or(Some(1))
+        .map(|generation| generation + i64::from(changed));
+    deployment.status = live.and_then(|live| live.status.clone());
+    if let (Some(autoscaler), Some(live)) = (&mut autoscaler, &fetched.autoscaler) {
+        autoscaler.status.clone_from(&live.status);
+    }
+    Resources {
+        service_account,
+        proxy_config,
+        services,
+        handover,
+        deployment,
+        autoscaler,
+        disruption_budget,
+        stage: PhantomData,
+    }
+}
+
+/// As the API server has it: with an identity and a generation.
+fn as_stored(mut cr: Microservice) -> Microservice {
+    let metadata = &mut cr.metadata;
+    metadata
+        .uid
+        .get_or_insert_with(|| "6f1c4c5e-0000-4000-8000-000000000001".to_owned());
+    metadata.generation.get_or_insert(1);
+    metadata.resource_version.get_or_insert_with(|| "100".to_owned());
+    metadata.namespace.get_or_insert_with(|| "shop".to_owned());
+    cr
+}
+
+/// A live Deployment of which a case writes only what it is about.
+fn deployment(mut document: Value) -> Deployment {
+    let spec = &mut document["spec"];
+    for (field, empty) in [
+        ("selector", serde_json::json!({})),
+        ("template", serde_json::json!({})),
+    ] {
+        if spec[field].is_null() {
+            spec[field] = empty;
+        }
+    }
+    parse(document)
+}
+
+fn event(event: Event) -> PodEvent {
+    let path = event.involved_object.field_path.unwrap_or_default();
+    PodEvent {
+        pod: event.involved_object.name.unwrap_or_default(),
+        reason: event.reason.unwrap_or_default(),
+        message: event.message.unwrap_or_default(),
+        container: path
+            .split_once('{')
+            .map(|(_, rest)| rest.trim_end_matches('}').to_owned()),
+        count: event.count.unwrap_or(1),
+    }
+}
+
+fn parse<T: DeserializeOwned>(document: Value) -> T {
+    let text = document.to_string();
+    serde_json::from_value(document).unwrap_or_else(|error| panic!("{error} in {text}"))
+}
+
+/// Where the cases are.
+pub fn folder() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/microservice"))
+}
+
+/// Every case, in order.
+pub fn inputs() -> Vec<PathBuf> {
+    let mut inputs: Vec<PathBuf> = std::fs::read_dir(folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_string_lossy().ends_with(".in.yaml"))
+        .collect();
+    inputs.sort();
+    inputs
+}

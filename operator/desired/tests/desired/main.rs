@@ -1,0 +1,10 @@
+//! Tests of the operator's decisions, in one binary.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod case;
+mod golden;
+mod kstatus;
+mod properties;
+mod reference;
+mod schema;

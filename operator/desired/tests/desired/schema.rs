@@ -1,0 +1,157 @@
+//! What the API server refuses by the schema of the CustomResourceDefinition, `validate` refuses too, at the same field:
+//! `trellis check` and `kubectl apply` agree, and an object that is older than a rule shows its fault.
+
+use serde_json::{Value, json};
+use trellis_api::Microservice;
+use trellis_operator_desired::microservice::{self, Fetched, Settings};
+
+/// A service and a gateway in which every field with a rule has a value.
+const SERVICE: &str = r#"{
+  "image": "order:1", "imagePullPolicy": "Always", "imagePullSecrets": [{"name": "a"}], "command": ["a"], "args": ["b"],
+  "ports": [{"name": "http", "port": 8080, "protocol": "HTTP"}],
+  "replicas": 2,
+  "env": [{"name": "A", "value": "b"}],
+  "bindings": [{"name": "db", "secret": "db", "keys": ["host"]}],
+  "dependsOn": [{"microservice": "user", "namespace": "crm", "port": "http"}],
+  "probes": {"readiness": {"path": "/readyz", "port": 9090, "period": "5s", "timeout": "1s", "failures": 3, "initialDelay": "1s"}},
+  "resources": {"requests": {"cpu": "50m"}, "limits": {"cpu": "100m"}},
+  "securityContext": {"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000},
+  "terminationGracePeriod": "30s", "preStopDelay": "5s",
+  "podMetadata": {"labels": {"team": "a"}, "annotations": {"a": "b"}},
+  "exposure": "Gateway",
+  "routes": [{"name": "orders", "path": "/orders", "methods": ["GET"], "port": "http"}]
+}"#;
+const AUTOSCALED: &str = r#"{
+  "image": "order:1", "autoscaling": {"min": 1, "max": 2, "cpu": 50}, "resources": {"requests": {"cpu": "50m"}}
+}"#;
+const GATEWAY: &str = r#"{
+  "gateway": {"listeners": [{"name": "http", "port": 80, "protocol": "HTTP", "nodePort": 30080}], "routes": {"fromNamespaces": "All"}, "pathByService": true}
+}"#;
+
+#[test]
+fn validate_refuses_whatever_the_schema_refuses() {
+    let crd = trellis_api::crds().unwrap().remove(0);
+    let crd = serde_json::to_value(crd).unwrap();
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let mut rules = 0;
+    for text in [SERVICE, AUTOSCALED, GATEWAY] {
+        let spec: Value = serde_json::from_str(text).unwrap();
+        assert_eq!(
+            faults(&spec).unwrap(),
+            Vec::<String>::new(),
+            "the sample itself is valid"
+        );
+        walk(schema, &spec, "", "spec", &mut |pointer, path, bad, rule| {
+            rules += 1;
+            let mut changed = spec.clone();
+            *changed.pointer_mut(pointer).unwrap() = bad.clone();
+            // What cannot even be read is refused before.
+            let Ok(fields) = faults(&changed) else { return };
+            assert!(
+                fields
+                    .iter()
+                    .any(|field| field.starts_with(path) || path.starts_with(field.as_str())),
+                "{path}: {rule}: {bad} passes validate, which has {fields:?}"
+            );
+        });
+    }
+    assert!(rules > 60, "only {rules} rules were tried");
+}
+
+/// Calls back with a bad value for every rule of the schema at every place of the sample.
+fn walk(
+    schema: &Value,
+    value: &Value,
+    pointer: &str,
+    path: &str,
+    visit: &mut impl FnMut(&str, &str, &Value, &str),
+) {
+    let number = |name: &str| schema[name].as_f64();
+    let size = |name: &str| schema[name].as_u64().and_then(|size| usize::try_from(size).ok());
+    if let Some(minimum) = number("minimum") {
+        visit(pointer, path, &json!(minimum as i64 - 1), "minimum");
+    }
+    if let Some(maximum) = number("maximum") {
+        visit(pointer, path, &json!(maximum as i64 + 1), "maximum");
+    }
+    if let Some(length) = size("maxLength") {
+        visit(pointer, path, &json!("a".repeat(length + 1)), "maxLength");
+    }
+    if size("minLength").is_some() {
+        visit(pointer, path, &json!(""), "minLength");
+    }
+    if schema["pattern"].is_string() {
+        for bad in ["A_B", "-a", "a b", "?"] {
+            visit(pointer, path, &json!(bad), "pattern");
+        }
+    }
+    if let (Some(most), Some(items)) = (size("maxItems"), value.as_array()) {
+        visit(
+            pointer,
+            path,
+            &json!(vec![items[0].clone(); most + 1]),
+            "maxItems",
+        );
+    }
+    if size("minItems").is_some() {
+        visit(pointer, path, &json!([]), "minItems");
+    }
+    if schema["x-kubernetes-list-type"] == "map"
+        && let Some(items) = value.as_array()
+    {
+        visit(pointer, path, &json!([items[0], items[0]]), "duplicate key");
+    }
+    match value {
+        Value::Object(map) => {
+            for (key, child) in map {
+                let of_child = match &schema["properties"][key] {
+                    Value::Null => &schema["additionalProperties"],
+                    of_child => of_child,
+                };
+                assert!(of_child.is_object(), "{path}.{key} is not in the schema");
+                let key_pointer = key.replace('~', "~0").replace('/', "~1");
+                walk(
+                    of_child,
+                    child,
+                    &format!("{pointer}/{key_pointer}"),
+                    &format!("{path}.{key}"),
+                    visit,
+                );
+            }
+        }
+        Value::Array(items) => {
+            for (i, item) in items.iter().enumerate() {
+                walk(
+                    &schema["items"],
+                    item,
+                    &format!("{pointer}/{i}"),
+                    &format!("{path}[{i}]"),
+                    visit,
+                );
+            }
+        }
+        _ => {}
+    }
+}
+
+fn faults(spec: &Value) -> Result<Vec<String>, serde_json::Error> {
+    let cr: Microservice = serde_json::from_value(json!({
+        "apiVersion": "trellis.dev/v1alpha1",
+        "kind": "Microservice",
+        "metadata": {"name": "order", "namespace": "shop"},
+        "spec": spec,
+    }))?;
+    let settings = Settings {
+        proxy_image: String::new(),
+        config_stream_address: String::new(),
+        gateway_host: None,
+        telemetry_endpoint: None,
+    };
+    let validation = microservice::validate(&cr, &Fetched::default(), &settings);
+    Ok(validation
+        .problems
+        .into_iter()
+        .filter(|problem| problem.severity == trellis_api::Severity::Error)
+        .map(|problem| problem.field)
+        .collect())
+}
