@@ -1,0 +1,174 @@
+//! A cluster while the proxy runs: its current endpoints.
+//!
+//! A cluster outlives documents as long as its own part of them stays the same, and an endpoint outlives changes of the
+//! endpoint list as long as its address stays: connections and load survive every unrelated change.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{sync::watch, time::timeout};
+use trellis_proxy_config::{Cluster as Settings, Protocol, cluster::Dns};
+
+use crate::{balance, endpoint::Endpoint, pool};
+
+/// Longest wait of a request for the first word about endpoints.
+const FIRST_ENDPOINTS: Duration = Duration::from_secs(2);
+
+/// A named group of endpoints.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    /// `namespace/microservice/port`, or the app's own port.
+    pub(crate) name: Arc<str>,
+    /// What the document says about it.
+    pub(crate) settings: Settings,
+    idle: Duration,
+    endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
+    /// Held while `endpoints` is replaced.
+    replacing: Mutex<()>,
+    /// Whether anyone has named the endpoints yet.
+    known: watch::Sender<bool>,
+}
+
+impl Cluster {
+    /// A cluster of other pods; endpoints come later.
+    pub(crate) fn new(name: &str, settings: Settings) -> Self {
+        Self::with_idle(name, settings, pool::MESH_IDLE)
+    }
+
+    /// The app in the same pod: one endpoint for ever.
+    pub(crate) fn app(name: &str, port: u16, protocol: Protocol) -> Self {
+        let cluster = Self::with_idle(name, Settings { protocol, dns: None }, pool::APP_IDLE);
+        cluster.replace(&[SocketAddr::from(([127, 0, 0, 1], port))]);
+        cluster
+    }
+
+    fn with_idle(name: &str, settings: Settings, idle: Duration) -> Self {
+        Self {
+            name: name.into(),
+            settings,
+            idle,
+            endpoints: ArcSwap::default(),
+            replacing: Mutex::default(),
+            known: watch::Sender::new(false),
+        }
+    }
+
+    /// What is spoken to the endpoints.
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.settings.protocol
+    }
+
+    /// Floor of discovery.
+    pub(crate) fn dns(&self) -> Option<&Dns> {
+        self.settings.dns.as_ref()
+    }
+
+    /// Replaces the endpoints. Those that stay keep their connections.
+    pub(crate) fn replace(&self, addresses: &[SocketAddr]) {
+        let _replacing = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.endpoints.load();
+        let after: Vec<Arc<Endpoint>> = addresses
+            .iter()
+            .map(|address| {
+                before
+                    .iter()
+                    .find(|endpoint| endpoint.address == *address)
+                    .map_or_else(
+                        || Arc::new(Endpoint::new(*address, self.protocol(), self.idle)),
+                        Arc::clone,
+                    )
+            })
+            .collect();
+        for gone in before
+            .iter()
+            .filter(|endpoint| !addresses.contains(&endpoint.address))
+        {
+            gone.retire();
+        }
+        self.endpoints.store(Arc::new(after));
+        self.known.send_replace(true);
+    }
+
+    /// Waits until someone has named the endpoints, but not for long: in a proxy that has just started, and in a cluster
+    /// that has just been added, they are milliseconds behind the document.
+    pub(crate) async fn known(&self) {
+        if !*self.known.borrow() {
+            let mut known = self.known.subscribe();
+            // Not in time: what happens to a cluster without endpoints happens.
+            let _ = timeout(FIRST_ENDPOINTS, known.wait_for(|known| *known)).await;
+        }
+    }
+
+    /// An endpoint for a request that was not sent to any of `tried`.
+    pub(crate) fn choose(&self, tried: &[SocketAddr]) -> Option<Arc<Endpoint>> {
+        balance::choose(&self.endpoints.load(), tried).map(Arc::clone)
+    }
+
+    /// Whether there is an endpoint that is not among `tried`.
+    pub(crate) fn has_other_than(&self, tried: &[SocketAddr]) -> bool {
+        self.endpoints
+            .load()
+            .iter()
+            .any(|endpoint| !tried.contains(&endpoint.address))
+    }
+
+    /// Addresses now.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.endpoints
+            .load()
+            .iter()
+            .map(|endpoint| endpoint.address)
+            .collect()
+    }
+
+    /// Closes connections that have been idle for too long.
+    pub(crate) fn sweep(&self) {
+        for endpoint in self.endpoints.load().iter() {
+            endpoint.sweep();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_waits_for_the_first_word_about_endpoints_but_not_for_long() {
+        let settings = Settings {
+            protocol: Protocol::Http1,
+            dns: None,
+        };
+        let cluster = Cluster::new("shop/user/http", settings);
+        let start = Instant::now();
+        cluster.known().await;
+        assert_eq!(start.elapsed(), FIRST_ENDPOINTS);
+        let (_, told) = tokio::join!(cluster.known(), async { cluster.replace(&[]) });
+        assert_eq!((start.elapsed(), told), (FIRST_ENDPOINTS, ()));
+    }
+
+    #[test]
+    fn an_endpoint_that_stays_is_the_same_object() {
+        let cluster = Cluster::new(
+            "shop/user/http",
+            Settings {
+                protocol: Protocol::Http1,
+                dns: None,
+            },
+        );
+        let addresses: Vec<SocketAddr> = (1..=3)
+            .map(|port| SocketAddr::from(([10, 0, 0, 1], port)))
+            .collect();
+        cluster.replace(&addresses[..2]);
+        let stays = cluster.choose(&addresses[..1]).unwrap();
+        cluster.replace(&addresses[1..]);
+        assert!(Arc::ptr_eq(&stays, &cluster.choose(&addresses[2..]).unwrap()));
+        assert_eq!(cluster.addresses(), addresses[1..]);
+    }
+}

@@ -1,0 +1,184 @@
+//! What an HTTP/1.1 connection is doing, and how long it may go on doing it.
+//!
+//! | state | from | until | limit |
+//! |---|---|---|---|
+//! | head | accept, or a byte while idle | the head is complete | [`HEAD_TIMEOUT`] |
+//! | busy | the head is complete | the response has been sent | none here |
+//! | idle | the response has been sent | the next byte | [`IDLE_TIMEOUT`] |
+//!
+//! hyper's own timer makes no difference between head and idle: long enough for keep-alive, it lets a slow head live for
+//! a minute; short enough for heads, it closes idle connections under the hands of pools.
+//!
+//! What this does not protect against: a body that dribbles in. A deadline of the route does.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::lifecycle::{InFlight, Running};
+
+/// Time for the head of a request.
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between requests: longer than pools of ours keep a connection.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// What a connection is doing.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    epoch: Instant,
+    in_flight: InFlight,
+    requests: AtomicUsize,
+    fresh: AtomicBool,
+    /// A byte of a head has come.
+    in_head: AtomicBool,
+    /// Milliseconds after `epoch` at which the current head, or idling, began.
+    since: AtomicU64,
+}
+
+/// What to do about a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is fine; look again then.
+    Check(Instant),
+    /// It took too long.
+    GiveUp,
+}
+
+/// A request of the connection that has not ended. Travels in the request's extensions.
+#[derive(Debug)]
+pub(crate) struct Busy {
+    activity: Arc<Activity>,
+    _running: Running,
+}
+
+impl Activity {
+    /// A connection that was just accepted: its first head is due.
+    pub(crate) fn new(now: Instant, in_flight: InFlight) -> Self {
+        Self {
+            epoch: now,
+            in_flight,
+            requests: AtomicUsize::new(0),
+            fresh: AtomicBool::new(true),
+            in_head: AtomicBool::new(true),
+            since: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes have come.
+    pub(crate) fn received(&self, now: Instant) {
+        if self.requests.load(Ordering::Relaxed) == 0 && !self.in_head.swap(true, Ordering::Relaxed) {
+            self.since.store(self.millis(now), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether no request has come yet.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.fresh.load(Ordering::Relaxed)
+    }
+
+    /// Whether the connection may go on.
+    pub(crate) fn verdict(&self, now: Instant) -> Verdict {
+        if self.requests.load(Ordering::Relaxed) > 0 {
+            return Verdict::Check(now + HEAD_TIMEOUT);
+        }
+        let limit = if self.in_head.load(Ordering::Relaxed) {
+            HEAD_TIMEOUT
+        } else {
+            IDLE_TIMEOUT
+        };
+        let since = self.epoch + Duration::from_millis(self.since.load(Ordering::Relaxed));
+        let end = since + limit;
+        if now >= end {
+            Verdict::GiveUp
+        } else {
+            // A head may begin at any time and has to be seen to end in time.
+            Verdict::Check(end.min(now + HEAD_TIMEOUT))
+        }
+    }
+
+    fn begin(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.fresh.store(false, Ordering::Relaxed);
+        self.in_head.store(false, Ordering::Relaxed);
+    }
+
+    fn end(&self, now: Instant) {
+        self.since.store(self.millis(now), Ordering::Relaxed);
+        self.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Busy {
+    /// Marks the connection as busy until this and all its clones are dropped.
+    pub(crate) fn new(activity: &Arc<Activity>) -> Self {
+        activity.begin();
+        Self {
+            activity: Arc::clone(activity),
+            _running: activity.in_flight.begin(),
+        }
+    }
+}
+
+impl Clone for Busy {
+    fn clone(&self) -> Self {
+        Self::new(&self.activity)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.activity.end(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_first_head_is_due_at_once() {
+        let start = Instant::now();
+        let activity = Activity::new(start, InFlight::default());
+        assert!(activity.is_fresh());
+        activity.received(start + 9 * SECOND);
+        assert_eq!(
+            activity.verdict(start + 9 * SECOND),
+            Verdict::Check(start + 10 * SECOND)
+        );
+        assert_eq!(activity.verdict(start + 10 * SECOND), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn a_request_may_take_its_time_and_then_the_connection_may_idle() {
+        let start = Instant::now();
+        let activity = Arc::new(Activity::new(start, InFlight::default()));
+        let busy = Busy::new(&activity);
+        assert!(!activity.is_fresh());
+        assert_ne!(activity.verdict(start + 3600 * SECOND), Verdict::GiveUp);
+        drop(busy);
+        let now = Instant::now();
+        assert_eq!(activity.verdict(now), Verdict::Check(now + HEAD_TIMEOUT));
+        assert_eq!(activity.verdict(now + IDLE_TIMEOUT + SECOND), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn a_head_that_begins_while_idle_is_due_soon() {
+        let activity = Arc::new(Activity::new(Instant::now(), InFlight::default()));
+        drop(Busy::new(&activity));
+        let now = Instant::now() + 60 * SECOND;
+        activity.received(now);
+        activity.received(now + 9 * SECOND);
+        assert_ne!(activity.verdict(now + 9 * SECOND), Verdict::GiveUp);
+        assert_eq!(activity.verdict(now + 10 * SECOND + SECOND), Verdict::GiveUp);
+    }
+}

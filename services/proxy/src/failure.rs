@@ -1,0 +1,262 @@
+//! Answers that the proxy makes itself.
+//!
+//! Each says three things: what happened, that this proxy said it (`x-trellis-origin: proxy`), and why in one word that
+//! machines may match (`x-trellis-reason`). Callers of plain HTTP get RFC 9457 problem details. Callers of gRPC get a
+//! trailers-only response, because their libraries read `grpc-status` and turn any other body into "unknown error".
+
+use std::{borrow::Cow, net::SocketAddr};
+
+use http::{
+    HeaderMap, HeaderValue, StatusCode,
+    header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
+};
+use serde::Serialize;
+
+use crate::body::{Body, Response};
+
+/// Header that marks a response made by a proxy rather than by a service.
+pub(crate) const ORIGIN: &str = "x-trellis-origin";
+/// Header with the reason of such a response.
+pub(crate) const REASON: &str = "x-trellis-reason";
+
+/// Why a request was not answered by its target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Reason {
+    /// No service has this host or path.
+    NoRoute,
+    /// The path is served, but not for this method.
+    MethodNotAllowed,
+    /// The request's head contradicts itself or cannot be forwarded.
+    BadRequest,
+    /// The path can be read in two ways.
+    AmbiguousPath,
+    /// More header fields or bytes than are let through.
+    HeadersTooLarge,
+    /// The target is longer than is let through.
+    UriTooLong,
+    /// The target has no endpoint now.
+    NoEndpoints,
+    /// No endpoint could be connected to.
+    ConnectFailed,
+    /// No endpoint took the connection in time.
+    ConnectTimeout,
+    /// The connection broke before the response.
+    UpstreamClosed,
+    /// gRPC was called on a port that speaks HTTP/1.1.
+    GrpcToHttp1,
+    /// The caller stopped sending.
+    CallerAborted,
+}
+
+/// gRPC status codes that the proxy gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum GrpcCode {
+    Cancelled = 1,
+    Unimplemented = 12,
+    Internal = 13,
+    Unavailable = 14,
+}
+
+impl Reason {
+    /// The word in the header, in logs and in metrics.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoRoute => "no_route",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::BadRequest => "bad_request",
+            Self::AmbiguousPath => "ambiguous_path",
+            Self::HeadersTooLarge => "headers_too_large",
+            Self::UriTooLong => "uri_too_long",
+            Self::NoEndpoints => "no_endpoints",
+            Self::ConnectFailed => "connect_failed",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::UpstreamClosed => "upstream_closed",
+            Self::GrpcToHttp1 => "grpc_to_http1",
+            Self::CallerAborted => "caller_aborted",
+        }
+    }
+
+    /// The status that a caller of HTTP gets.
+    pub(crate) const fn status(self) -> StatusCode {
+        match self {
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BadRequest | Self::AmbiguousPath | Self::CallerAborted => StatusCode::BAD_REQUEST,
+            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::NoEndpoints => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ConnectFailed | Self::UpstreamClosed | Self::GrpcToHttp1 => StatusCode::BAD_GATEWAY,
+            Self::ConnectTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The code that a caller of gRPC gets: what gRPC clients make of the HTTP status, or better where we know better.
+    const fn grpc(self) -> GrpcCode {
+        match self {
+            Self::NoRoute | Self::MethodNotAllowed | Self::GrpcToHttp1 => GrpcCode::Unimplemented,
+            Self::BadRequest | Self::AmbiguousPath | Self::HeadersTooLarge | Self::UriTooLong => {
+                GrpcCode::Internal
+            }
+            Self::NoEndpoints | Self::ConnectFailed | Self::ConnectTimeout | Self::UpstreamClosed => {
+                GrpcCode::Unavailable
+            }
+            Self::CallerAborted => GrpcCode::Cancelled,
+        }
+    }
+
+    /// Whether the same request may well succeed in a moment.
+    const fn is_passing(self) -> bool {
+        matches!(
+            self,
+            Self::NoEndpoints | Self::ConnectFailed | Self::ConnectTimeout
+        )
+    }
+}
+
+/// A request that is not answered by its target.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    /// The kind of failure.
+    pub(crate) reason: Reason,
+    /// What, where, and the fix if there is one.
+    pub(crate) detail: Cow<'static, str>,
+    /// Methods that the path is served for.
+    pub(crate) allow: Option<HeaderValue>,
+    /// The endpoint that failed last.
+    pub(crate) upstream: Option<SocketAddr>,
+}
+
+/// Marks a response made here, for logs and metrics.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MadeHere(pub(crate) Reason);
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: &'static str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    reason: &'static str,
+}
+
+impl Failure {
+    /// A failure of `reason` with its explanation.
+    pub(crate) fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            reason,
+            detail: detail.into(),
+            allow: None,
+            upstream: None,
+        }
+    }
+
+    /// The response for a caller of HTTP or of gRPC.
+    pub(crate) fn into_response(self, grpc: bool) -> Response {
+        // The contract of gRPC on a plain HTTP port is 502 even for a gRPC caller; the status header tells its library.
+        let plain = !grpc || self.reason == Reason::GrpcToHttp1;
+        let mut response = if plain {
+            self.problem()
+        } else {
+            Response::new(Body::empty())
+        };
+        let headers = response.headers_mut();
+        if grpc {
+            headers.insert("grpc-status", HeaderValue::from(self.reason.grpc() as u16));
+            headers.insert("grpc-message", percent_encoded(&self.detail));
+        }
+        if !plain {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        }
+        headers.insert(ORIGIN, HeaderValue::from_static("proxy"));
+        headers.insert(REASON, HeaderValue::from_static(self.reason.as_str()));
+        if let Some(allow) = self.allow {
+            headers.insert(ALLOW, allow);
+        }
+        if self.reason.is_passing() {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response.extensions_mut().insert(MadeHere(self.reason));
+        response
+    }
+
+    fn problem(&self) -> Response {
+        let status = self.reason.status();
+        let problem = Problem {
+            r#type: "about:blank",
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
+            detail: &self.detail,
+            reason: self.reason.as_str(),
+        };
+        // Serialising strings and a number into memory does not fail.
+        let mut response = Response::new(Body::full(serde_json::to_vec(&problem).unwrap_or_default()));
+        *response.status_mut() = status;
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response
+    }
+}
+
+/// Whether a response is another proxy's word that it could not hand the request to its app at all.
+pub(crate) fn is_undelivered(headers: &HeaderMap) -> bool {
+    let reasons = [Reason::ConnectFailed, Reason::ConnectTimeout];
+    headers.contains_key(ORIGIN)
+        && headers
+            .get(REASON)
+            .is_some_and(|reason| reasons.iter().any(|known| reason == known.as_str()))
+}
+
+/// Removes the marks of a proxy's own answers from what an app answered.
+pub(crate) fn remove_marks(headers: &mut HeaderMap) {
+    headers.remove(ORIGIN);
+    headers.remove(REASON);
+}
+
+/// `grpc-message` is percent-encoded: everything outside printable ASCII, and `%` itself.
+fn percent_encoded(text: &str) -> HeaderValue {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b' '..=b'$' | b'&'..=b'~' => encoded.push(char::from(byte)),
+            _ => {
+                encoded.push('%');
+                encoded.push_str(&format!("{byte:02X}"));
+            }
+        }
+    }
+    HeaderValue::from_str(&encoded).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_of_http_gets_a_problem_with_the_reason() {
+        let response =
+            Failure::new(Reason::NoEndpoints, "shop/user/http has no ready endpoint").into_response(false);
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        assert_eq!(response.headers()[ORIGIN], "proxy");
+        assert_eq!(response.headers()[REASON], "no_endpoints");
+        assert_eq!(response.headers()[RETRY_AFTER], "1");
+    }
+
+    #[test]
+    fn a_caller_of_grpc_gets_a_status_in_a_trailers_only_response() {
+        let response = Failure::new(Reason::ConnectFailed, "100 % refused: über").into_response(true);
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/grpc");
+        assert_eq!(response.headers()["grpc-status"], "14");
+        assert_eq!(response.headers()["grpc-message"], "100 %25 refused: %C3%BCber");
+    }
+
+    #[test]
+    fn grpc_to_a_plain_http_port_is_a_502_that_grpc_libraries_understand_too() {
+        let response = Failure::new(Reason::GrpcToHttp1, "port http speaks HTTP/1.1").into_response(true);
+        assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+        assert_eq!(response.headers()["grpc-status"], "12");
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+    }
+}

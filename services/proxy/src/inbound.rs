@@ -1,0 +1,51 @@
+//! Requests from the mesh for the app in the same pod: every path of a port goes to the app's port.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use trellis_chassis::drain;
+
+use crate::{
+    body::Request,
+    connection::Stack,
+    direction::Direction,
+    failure::{Failure, Reason},
+    intake::Choose,
+    observe::Telemetry,
+    route::Labels,
+    snapshot::{Listener, Serves},
+    stack,
+    target::Target,
+};
+
+/// Chooses the app.
+#[derive(Debug, Clone)]
+struct Inbound(Arc<ArcSwap<Listener>>);
+
+/// The stack of a listener whose requests go to the app.
+pub(crate) fn stack(listener: Arc<ArcSwap<Listener>>, telemetry: Telemetry, draining: drain::Watch) -> Stack {
+    stack::build(
+        Direction::Inbound,
+        Inbound(listener),
+        telemetry,
+        Some(draining),
+        |_| {},
+    )
+}
+
+impl Choose for Inbound {
+    fn choose(&self, _: &Request) -> Target {
+        match &self.0.load().serves {
+            Serves::App(route) => Target::to(route),
+            // The port has become a gateway's while this connection was open.
+            Serves::Paths(_) => Target::refused(
+                self.labels(),
+                Failure::new(Reason::NoRoute, "the port has changed"),
+            ),
+        }
+    }
+
+    fn labels(&self) -> Labels {
+        self.0.load().labels.clone()
+    }
+}

@@ -1,0 +1,246 @@
+//! The operator's stream: documents and endpoints within milliseconds.
+//!
+//! The proxy never needs it to serve. While it is away the proxy tries again, ever less often and never in step with
+//! others, because every proxy of a cluster loses its operator at the same moment.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rand::RngExt as _;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    transport::{self, Endpoint},
+};
+use trellis_config_stream::{
+    AUTHORIZATION,
+    v1::{
+        Ack, ClusterEndpoints, Hello, Nack, SubscribeRequest, config_stream_client::ConfigStreamClient,
+        subscribe_request, subscribe_response::Message,
+    },
+};
+use trellis_proxy_config::ClusterName;
+
+use crate::{
+    configuration::{Configuration, InUse, Verdict},
+    discovery::Origin,
+    snapshot::Source,
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// An operator that vanished without a word is noticed within 15 s.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A stream that lived this long was a good one: the next pause is short again.
+const GOOD: Duration = Duration::from_secs(10);
+/// Largest message; an object in Kubernetes has at most 1.5 MiB.
+const MAX_MESSAGE: usize = 8 * 1024 * 1024;
+
+/// Why there is no stream.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("failed to use {0:?} as the address of the stream")]
+    Address(String, #[source] transport::Error),
+    #[error("failed to connect to {0}")]
+    Connect(String, #[source] transport::Error),
+    #[error("failed to read the token {path}")]
+    Token { path: PathBuf, source: std::io::Error },
+    #[error("failed to use the content of {0} as a token")]
+    TokenContent(PathBuf),
+    #[error("failed to hold the stream")]
+    Stream(#[from] Box<Status>),
+    #[error("the operator ended the stream")]
+    Ended,
+}
+
+/// Holds a stream to the operator that the document in use names, for ever.
+pub(crate) async fn follow(token: PathBuf, pod: String, configuration: Arc<Configuration>) {
+    let mut versions = configuration.versions();
+    let mut pause = FIRST_PAUSE;
+    let mut first = true;
+    loop {
+        let Some(address) = address(&configuration) else {
+            // Only a newer document can name one. The sender lives as long as the configuration.
+            let _ = versions.changed().await;
+            continue;
+        };
+        let began = Instant::now();
+        let moved = async {
+            loop {
+                let _ = versions.changed().await;
+                if self::address(&configuration).as_deref() != Some(address.as_str()) {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            error = hold(&address, &token, &pod, &configuration) => {
+                let error: &dyn std::error::Error = &error;
+                // Going away is news; staying away is not.
+                if std::mem::take(&mut first) || configuration.discovery.is_stream_up() {
+                    tracing::warn!(address, error, "the configuration stream is away");
+                } else {
+                    tracing::debug!(address, error, "the configuration stream is still away");
+                }
+            }
+            () = moved => tracing::info!(address, "the configuration stream moves"),
+        }
+        configuration.discovery.stream_away(Instant::now());
+        pause = if began.elapsed() >= GOOD {
+            FIRST_PAUSE
+        } else {
+            (pause * 2).min(LONGEST_PAUSE)
+        };
+        tokio::time::sleep(jittered(pause)).await;
+    }
+}
+
+fn address(configuration: &Configuration) -> Option<String> {
+    configuration
+        .snapshot
+        .load()
+        .as_ref()?
+        .document
+        .config
+        .stream
+        .as_ref()
+        .map(|stream| stream.address.clone())
+}
+
+async fn hold(address: &str, token: &Path, pod: &str, configuration: &Configuration) -> Error {
+    match try_hold(address, token, pod, configuration).await {
+        Ok(()) => Error::Ended,
+        Err(error) => error,
+    }
+}
+
+async fn try_hold(
+    address: &str,
+    token: &Path,
+    pod: &str,
+    configuration: &Configuration,
+) -> Result<(), Error> {
+    // Read each time: the kubelet renews it.
+    let authorization = authorization(token).await?;
+    let channel = Endpoint::from_shared(address.to_owned())
+        .map_err(|source| Error::Address(address.to_owned(), source))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect()
+        .await
+        .map_err(|source| Error::Connect(address.to_owned(), source))?;
+    let (answers, receiver) = mpsc::channel(16);
+    // The channel has room.
+    let _ = answers
+        .send(message(subscribe_request::Message::Hello(hello(
+            pod,
+            configuration,
+        ))))
+        .await;
+    let mut request = Request::new(ReceiverStream::new(receiver));
+    request.metadata_mut().insert(AUTHORIZATION, authorization);
+
+    let mut client = ConfigStreamClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    let mut stream = client.subscribe(request).await.map_err(Box::new)?.into_inner();
+    tracing::info!(address, "the configuration stream is up");
+    configuration.discovery.stream_up();
+    while let Some(response) = stream.message().await.map_err(Box::new)? {
+        match response.message {
+            Some(Message::Document(document)) => {
+                let answer = match configuration.offer(Source::Stream, &document.json) {
+                    // Of an older document too: the operator learns what is in use.
+                    Verdict::Applied(in_use) | Verdict::Kept(in_use) => ack(in_use),
+                    Verdict::Refused(faults) => subscribe_request::Message::Nack(Nack {
+                        version: document.version,
+                        digest: document.digest,
+                        faults,
+                    }),
+                };
+                // A closed channel shows as the end of the stream.
+                let _ = answers.send(message(answer)).await;
+            }
+            Some(Message::Endpoints(endpoints)) => use_endpoints(configuration, endpoints),
+            // From a newer operator.
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+fn use_endpoints(configuration: &Configuration, ClusterEndpoints { cluster, endpoints }: ClusterEndpoints) {
+    let name = match cluster.parse::<ClusterName>() {
+        Ok(name) => name,
+        Err(error) => {
+            tracing::warn!(%error, "endpoints ignored");
+            return;
+        }
+    };
+    let mut addresses = Vec::with_capacity(endpoints.len());
+    for endpoint in endpoints {
+        match (endpoint.address.parse::<IpAddr>(), u16::try_from(endpoint.port)) {
+            (Ok(ip), Ok(port)) if port != 0 => addresses.push(SocketAddr::new(ip, port)),
+            _ => {
+                tracing::warn!(%cluster, address = endpoint.address, port = endpoint.port, "endpoint ignored")
+            }
+        }
+    }
+    configuration.endpoints(&name, Origin::Stream, addresses);
+}
+
+fn hello(pod: &str, configuration: &Configuration) -> Hello {
+    let InUse { version, digest } = configuration.in_use();
+    let snapshot = configuration.snapshot.load();
+    let identity = snapshot
+        .as_ref()
+        .map(|snapshot| &snapshot.document.config.identity);
+    Hello {
+        namespace: identity
+            .map(|identity| identity.namespace.clone())
+            .unwrap_or_default(),
+        microservice: identity
+            .map(|identity| identity.microservice.clone())
+            .unwrap_or_default(),
+        pod: pod.to_owned(),
+        proxy_version: env!("CARGO_PKG_VERSION").to_owned(),
+        document_version: version,
+        document_digest: digest,
+    }
+}
+
+fn ack(InUse { version, digest }: InUse) -> subscribe_request::Message {
+    subscribe_request::Message::Ack(Ack { version, digest })
+}
+
+fn message(message: subscribe_request::Message) -> SubscribeRequest {
+    SubscribeRequest {
+        message: Some(message),
+    }
+}
+
+async fn authorization(path: &Path) -> Result<MetadataValue<Ascii>, Error> {
+    let token = tokio::fs::read_to_string(path)
+        .await
+        .map_err(|source| Error::Token {
+            path: path.to_owned(),
+            source,
+        })?;
+    format!("Bearer {}", token.trim())
+        .parse()
+        .map_err(|_| Error::TokenContent(path.to_owned()))
+}
+
+/// Between half and the whole.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(0.5..=1.0))
+}

@@ -1,0 +1,142 @@
+//! Documents for proxies under test.
+
+use std::net::SocketAddr;
+
+use trellis_proxy_config::{
+    Cluster, ClusterName, Config, Document, Identity, Inbound, Listener, ListenerKind, Origin, OutboundRoute,
+    Protocol, Rewrite, Role, Route, Stream, cluster::Dns,
+};
+
+/// A document that is put together step by step.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    version: u64,
+    config: Config,
+}
+
+/// A sidecar of `shop/order`.
+pub fn sidecar() -> Builder {
+    Builder::new(Role::Sidecar, "order")
+}
+
+/// A gateway of `shop`.
+pub fn gateway() -> Builder {
+    Builder::new(Role::Gateway, "gateway")
+}
+
+/// The name of a cluster in `shop`.
+pub fn cluster(microservice: &str, port: &str) -> ClusterName {
+    ClusterName {
+        namespace: "shop".to_owned(),
+        microservice: microservice.to_owned(),
+        port: port.to_owned(),
+    }
+}
+
+impl Builder {
+    fn new(role: Role, microservice: &str) -> Self {
+        Self {
+            version: 1,
+            config: Config {
+                role,
+                identity: Identity {
+                    namespace: "shop".to_owned(),
+                    microservice: microservice.to_owned(),
+                },
+                stream: None,
+                listeners: Vec::new(),
+                outbound: Vec::new(),
+                clusters: Default::default(),
+            },
+        }
+    }
+
+    pub fn version(mut self, version: u64) -> Self {
+        self.version = version;
+        self
+    }
+
+    pub fn stream(mut self, address: SocketAddr) -> Self {
+        self.config.stream = Some(Stream {
+            address: format!("http://{address}"),
+        });
+        self
+    }
+
+    /// A port that leads to the app.
+    pub fn inbound(mut self, port: u16, app: SocketAddr, protocol: Protocol) -> Self {
+        let kind = ListenerKind::Inbound(Inbound {
+            app_port: app.port(),
+            protocol,
+        });
+        let name = format!("p{}", self.config.listeners.len());
+        self.config.listeners.push(Listener { name, port, kind });
+        self
+    }
+
+    /// A cluster whose only endpoint DNS knows: whatever listens on `port` of localhost.
+    pub fn local_cluster(mut self, name: &ClusterName, port: u16, protocol: Protocol) -> Self {
+        let dns = Some(Dns {
+            name: "localhost".to_owned(),
+            port,
+        });
+        self.config
+            .clusters
+            .insert(name.clone(), Cluster { protocol, dns });
+        self
+    }
+
+    /// A cluster whose endpoints only the stream knows.
+    pub fn cluster(mut self, name: &ClusterName, protocol: Protocol) -> Self {
+        self.config
+            .clusters
+            .insert(name.clone(), Cluster { protocol, dns: None });
+        self
+    }
+
+    pub fn outbound(mut self, hosts: &[&str], cluster: &ClusterName) -> Self {
+        self.config.outbound.push(OutboundRoute {
+            hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+            cluster: cluster.clone(),
+        });
+        self
+    }
+
+    /// A gateway's port without routes; [`Self::route`] adds to the last one.
+    pub fn listener(mut self, port: u16) -> Self {
+        let name = format!("p{}", self.config.listeners.len());
+        let kind = ListenerKind::Gateway { routes: Vec::new() };
+        self.config.listeners.push(Listener { name, port, kind });
+        self
+    }
+
+    /// A declared route, or the one of a service if `path` is its name.
+    pub fn route(mut self, origin: Origin, path: &str, methods: &[&str], cluster: &ClusterName) -> Self {
+        let by_service = origin == Origin::ByService;
+        let route = Route {
+            name: format!(
+                "shop/{}{}",
+                cluster.microservice,
+                if by_service { "" } else { path }
+            ),
+            origin,
+            path: path.to_owned(),
+            methods: methods.iter().map(|method| (*method).to_owned()).collect(),
+            rewrite: if by_service {
+                Rewrite::StripPrefix
+            } else {
+                Rewrite::None
+            },
+            cluster: cluster.clone(),
+        };
+        match &mut self.config.listeners.last_mut().unwrap().kind {
+            ListenerKind::Gateway { routes } => routes.push(route),
+            ListenerKind::Inbound(_) => panic!("the last listener is not a gateway's"),
+        }
+        self
+    }
+
+    pub fn build(self) -> Document {
+        Document::new(self.version, self.config)
+    }
+}
