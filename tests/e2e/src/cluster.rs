@@ -1,0 +1,119 @@
+//! The cluster under test.
+
+use std::{fs::File, path::PathBuf, process::Command};
+
+use anyhow::{Context as _, Result, bail};
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde::Deserialize;
+
+/// A connection to the cluster under test.
+#[derive(Clone)]
+pub struct Cluster {
+    /// The API server.
+    pub client: Client,
+    /// Base URL of the shop's gateway.
+    pub gateway: String,
+    /// Path of the kubeconfig, for tests that call kubectl as a user would.
+    pub kubeconfig: PathBuf,
+}
+
+/// What `cargo xtask status --json` prints.
+#[derive(Deserialize)]
+struct Status {
+    kubeconfig: PathBuf,
+    gateway: Option<String>,
+}
+
+impl Cluster {
+    /// Connects to the running cluster.
+    ///
+    /// # Errors
+    /// If none runs; the text names the command that starts one.
+    pub async fn connect() -> Result<Self> {
+        let output = xtask(["status", "--json"])?;
+        let status: Status = serde_json::from_str(&output).context("failed to read the cluster's status")?;
+        let gateway = status
+            .gateway
+            .context("no gateway is up; run `cargo xtask up` first")?;
+        let kubeconfig = Kubeconfig::read_from(&status.kubeconfig).with_context(|| {
+            format!(
+                "failed to read {}; run `cargo xtask up` first",
+                status.kubeconfig.display()
+            )
+        })?;
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        Ok(Self {
+            client: Client::try_from(config)?,
+            gateway,
+            kubeconfig: status.kubeconfig,
+        })
+    }
+
+    /// Runs kubectl as a user would and returns what it prints.
+    ///
+    /// # Errors
+    /// What kubectl wrote to its error output, if it failed.
+    pub fn kubectl<const N: usize>(&self, arguments: [&str; N]) -> Result<String> {
+        let mut all = vec!["kubectl", "--"];
+        all.extend(arguments);
+        xtask(all)
+    }
+}
+
+/// Runs a verb of xtask and returns what it prints.
+///
+/// # Errors
+/// What it wrote to its error output, if it failed.
+pub fn xtask<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<String> {
+    // The binary itself, if it was built beside the tests: `cargo run` would wait for the build lock.
+    let beside = std::env::current_exe()?
+        .ancestors()
+        .nth(2)
+        .map(|folder| folder.join("xtask"));
+    let mut command = match beside {
+        Some(path) if path.is_file() => Command::new(path),
+        _ => {
+            let mut cargo = Command::new("cargo");
+            cargo.args(["run", "--quiet", "--package", "xtask", "--"]);
+            cargo
+        }
+    };
+    let output = command
+        .args(arguments)
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .output()
+        .context("failed to run xtask")?;
+    if !output.status.success() {
+        bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Shared use of the operator: held by every test that needs it running and undisturbed.
+///
+/// # Errors
+/// If the lock file cannot be made.
+pub async fn share_operator() -> Result<File> {
+    locked(|file| file.lock_shared()).await
+}
+
+/// Sole use of the operator and the shop: held by a test that stops or restarts parts of them.
+///
+/// # Errors
+/// If the lock file cannot be made.
+pub async fn own_operator() -> Result<File> {
+    locked(|file| file.lock()).await
+}
+
+/// Test runners start each test binary, or each test, as a process: only a lock in a file is seen by all.
+async fn locked(take: fn(&File) -> std::io::Result<()>) -> Result<File> {
+    tokio::task::spawn_blocking(move || {
+        let file = File::create(std::env::temp_dir().join("trellis-e2e.lock"))?;
+        take(&file)?;
+        Ok(file)
+    })
+    .await?
+}
