@@ -130,9 +130,10 @@ pub fn canonical(path: &str) -> Result<String, Ambiguity> {
     })
 }
 
-/// The path without its first `count` elements: what is left after a prefix was matched.
+/// The path in two: its first `count` elements, and what is left after a prefix of so many was matched. What is left
+/// begins with a slash.
 #[must_use]
-pub fn without_elements(path: &str, count: usize) -> &str {
+pub fn split(path: &str, count: usize) -> (&str, &str) {
     let mut rest = path;
     for _ in 0..count {
         rest = rest
@@ -140,7 +141,8 @@ pub fn without_elements(path: &str, count: usize) -> &str {
             .and_then(|inner| inner.find('/').map(|at| &inner[at..]))
             .unwrap_or_default();
     }
-    if rest.is_empty() { "/" } else { rest }
+    let prefix = &path[..path.len() - rest.len()];
+    (prefix, if rest.is_empty() { "/" } else { rest })
 }
 
 #[cfg(test)]
@@ -218,12 +220,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_after_a_prefix_keeps_its_bytes() {
-        assert_eq!(without_elements("/order/orders/7", 1), "/orders/7");
-        assert_eq!(without_elements("/order/a%20b/", 1), "/a%20b/");
-        assert_eq!(without_elements("/order/", 1), "/");
-        assert_eq!(without_elements("/order", 1), "/");
-        assert_eq!(without_elements("/a/b/c", 2), "/c");
-        assert_eq!(without_elements("/a", 0), "/a");
+    fn a_prefix_and_what_is_left_after_it_keep_their_bytes() {
+        assert_eq!(split("/order/orders/7", 1), ("/order", "/orders/7"));
+        assert_eq!(split("/%6frder/a%20b/", 1), ("/%6frder", "/a%20b/"));
+        assert_eq!(split("/order/", 1), ("/order", "/"));
+        assert_eq!(split("/order", 1), ("/order", "/"));
+        assert_eq!(split("/a/b/c", 2), ("/a/b", "/c"));
+        assert_eq!(split("/a", 0), ("", "/a"));
     }
 }

@@ -4,6 +4,7 @@ use std::{iter, sync::Arc};
 
 use arc_swap::ArcSwap;
 use http::Method;
+use tower::ServiceBuilder;
 use trellis_chassis::drain;
 
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     connection::Stack,
     direction::Direction,
     failure::{Failure, Reason},
+    forward::Forward,
     forwarded,
     intake::Choose,
     observe::Telemetry,
@@ -27,15 +29,19 @@ struct Gateway(Arc<ArcSwap<Listener>>);
 
 /// The stack of a listener whose requests come from outside.
 pub(crate) fn stack(listener: Arc<ArcSwap<Listener>>, telemetry: Telemetry, draining: drain::Watch) -> Stack {
+    let inner = ServiceBuilder::new()
+        .map_request(|mut request| {
+            forwarded::add(&mut request);
+            request
+        })
+        .layer(rewrite::layer())
+        .service(Forward);
     stack::build(
         Direction::Gateway,
         Gateway(listener),
         telemetry,
         Some(draining),
-        |request| {
-            forwarded::add(request);
-            rewrite::rewrite(request);
-        },
+        inner,
     )
 }
 

@@ -10,6 +10,7 @@ use crate::{
     connection::Stack,
     direction::Direction,
     failure::{Failure, Reason},
+    forward::Forward,
     intake::Choose,
     observe::Telemetry,
     route::Labels,
@@ -29,7 +30,7 @@ pub(crate) fn stack(listener: Arc<ArcSwap<Listener>>, telemetry: Telemetry, drai
         Inbound(listener),
         telemetry,
         Some(draining),
-        |_| {},
+        Forward,
     )
 }
 

@@ -13,6 +13,7 @@ use crate::{
     connection::Stack,
     direction::Direction,
     failure::{Failure, Reason},
+    forward::Forward,
     intake::Choose,
     observe::Telemetry,
     route::Labels,
@@ -28,7 +29,7 @@ struct Outbound(Arc<ArcSwapOption<Snapshot>>);
 /// The stack of the port that the app sends to.
 pub(crate) fn stack(snapshot: Arc<ArcSwapOption<Snapshot>>, telemetry: Telemetry) -> Stack {
     // The app leaves when it likes; it is not told to go elsewhere, for there is no elsewhere.
-    stack::build(Direction::Outbound, Outbound(snapshot), telemetry, None, |_| {})
+    stack::build(Direction::Outbound, Outbound(snapshot), telemetry, None, Forward)
 }
 
 impl Choose for Outbound {

@@ -4,42 +4,41 @@
 //! intake     head sound? which target?          never answers, so that everything is observed
 //! observe    span, metrics, access log
 //! answer     failures -> responses; hop-by-hop fields; "Connection: close" while draining
-//! prepare    what the direction adds to a request
+//! direction  what it adds to a request, and takes back from the answer
 //! forward    balance, send; elsewhere if nothing was sent
 //! ```
 //!
-//! Policies are layers between `prepare` and `forward`: they see a clean request with its [`Target`](crate::target::Target)
-//! and fail with a [`Failure`](crate::failure::Failure).
+//! Policies are layers between those of the direction and `forward`: they see a clean request with its
+//! [`Target`](crate::target::Target) and fail with a [`Failure`](crate::failure::Failure).
 
-use tower::{ServiceBuilder, util::BoxCloneSyncService};
+use tower::{Service, ServiceBuilder, util::BoxCloneSyncService};
 use trellis_chassis::drain;
 
 use crate::{
     answer,
-    body::Request,
+    body::{Request, Response},
     connection::Stack,
     direction::Direction,
-    forward::Forward,
+    failure::Failure,
     intake::{self, Choose},
     observe::{self, Telemetry},
 };
 
-/// Builds a direction's stack.
-pub(crate) fn build(
+/// Builds a direction's stack around `inner`: the layers of the direction, and what forwards.
+pub(crate) fn build<S>(
     direction: Direction,
     choose: impl Choose,
     telemetry: Telemetry,
     draining: Option<drain::Watch>,
-    prepare: fn(&mut Request),
-) -> Stack {
+    inner: S,
+) -> Stack
+where
+    S: Service<Request, Response = Response, Error = Failure, Future: Send> + Clone + Send + Sync + 'static,
+{
     let service = ServiceBuilder::new()
         .layer(intake::layer(choose))
         .layer(observe::layer(direction, telemetry))
         .layer(answer::layer(direction, draining))
-        .map_request(move |mut request| {
-            prepare(&mut request);
-            request
-        })
-        .service(Forward);
+        .service(inner);
     BoxCloneSyncService::new(service)
 }

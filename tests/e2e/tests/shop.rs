@@ -38,6 +38,12 @@ async fn an_order_of_a_known_user_is_stored_and_found_again() -> Result<()> {
 
     let created = http::post(&format!("{shop}/order/orders/"), &order).await?;
     assert_eq!(created.status, 201, "{created:?}");
+    // As a client resolves it: against the URL that it called.
+    let location = created.headers["location"].to_str()?;
+    assert_eq!(location, format!("/order/orders/{id}"));
+    let followed = http::get(&format!("{shop}{location}")).await?;
+    assert_eq!(followed.status, 200, "{followed:?}");
+    assert_eq!(followed.body["order_id"], Value::from(id));
     let again = http::post(&format!("{shop}/order/orders/"), &order).await?;
     assert_eq!(
         again.status, 200,

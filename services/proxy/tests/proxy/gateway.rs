@@ -4,11 +4,11 @@ use http::Request;
 use trellis_proxy_config::{Origin, Protocol};
 
 use crate::support::{
-    backend::Backend,
+    backend::{Backend, text},
     client::{Client, get, over_http2, post},
     document::{self, Builder, cluster},
     eventually, free_port,
-    proxy::{Proxy, Setup, local},
+    proxy::{Proxy, Setup, before, local},
 };
 
 /// A gateway with the routes of an order service.
@@ -136,6 +136,93 @@ async fn services_learn_who_called_from_the_gateway_and_not_from_the_caller() {
 }
 
 #[tokio::test]
+async fn links_of_a_service_whose_prefix_was_cut_off_lead_back_through_the_gateway() {
+    // Answers with its `Location` and what it was told about the prefix; the links are asked for in the query.
+    let app = Backend::start(|request: Request<hyper::body::Incoming>| async move {
+        let told = |name| {
+            request
+                .headers()
+                .get(name)
+                .map_or("-", |value| value.to_str().unwrap())
+        };
+        let link = request
+            .uri()
+            .query()
+            .unwrap_or_default()
+            .replace("{host}", told("host"));
+        let mut response = text(format!("{} {}", request.uri().path(), told("x-forwarded-prefix")));
+        *response.status_mut() = http::StatusCode::CREATED;
+        for name in ["location", "content-location"] {
+            response.headers_mut().insert(name, link.parse().unwrap());
+        }
+        response
+    })
+    .await;
+    let (_proxy, address) = gateway(&app).await;
+    for http2 in [false, true] {
+        let mut caller = if http2 {
+            Client::http2(address).await
+        } else {
+            Client::http1(address).await
+        };
+        for (path, link, seen, leads_to) in [
+            (
+                "/order/orders/",
+                "/orders/7",
+                "/orders/ /order",
+                "/order/orders/7",
+            ),
+            ("/order", "/order/orders/7", "/ /order", "/order/orders/7"),
+            (
+                "/order/a",
+                "http://{host}/orders/7",
+                "/a /order",
+                "http://user.mesh:15001/order/orders/7",
+            ),
+            (
+                "/order/a",
+                "http://other/orders/7",
+                "/a /order",
+                "http://other/orders/7",
+            ),
+            ("/order/a", "7", "/a /order", "7"),
+            ("/orders", "/orders/7", "/orders -", "/orders/7"),
+        ] {
+            let mut request = get(&format!("{path}?{link}"));
+            let claim = "/evil".parse().unwrap();
+            request.headers_mut().insert("x-forwarded-prefix", claim);
+            let request = if http2 { over_http2(request) } else { request };
+            let answer = caller.send(request).await;
+            assert_eq!(answer.header("location"), Some(leads_to), "{path} {link}");
+            assert_eq!(answer.header("content-location"), Some(leads_to), "{path} {link}");
+            assert_eq!(answer.text(), seen, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_link_is_led_back_once_on_its_way_through_a_gateway_and_a_sidecar() {
+    let app = Backend::start(|_| async {
+        let mut response = text("");
+        response
+            .headers_mut()
+            .insert("location", "/orders/7".parse().unwrap());
+        response
+    })
+    .await;
+    let (_sidecar, inbound) = before(&app, Protocol::Http1).await;
+    let (order, port) = (cluster("order", "http"), free_port());
+    let document = document::gateway()
+        .local_cluster(&order, inbound.port(), Protocol::Http1)
+        .listener(port)
+        .route(Origin::ByService, "/order", &[], &order);
+    let proxy = Proxy::start(&document.build()).await;
+    proxy.knows("shop/order/http", 1).await;
+    let answer = Client::http1(local(port)).await.send(get("/order/x")).await;
+    assert_eq!(answer.header("location"), Some("/order/orders/7"));
+}
+
+#[tokio::test]
 async fn a_new_document_changes_routes_under_an_open_connection() {
     let (app, other) = (Backend::echo().await, Backend::echo().await);
     let port = free_port();
@@ -166,7 +253,7 @@ async fn listeners_come_and_go_without_a_dropped_connection() {
         // Answers when the whole body is there.
         use http_body_util::BodyExt;
         let body = request.into_body().collect().await.unwrap().to_bytes();
-        crate::support::backend::text(body)
+        text(body)
     })
     .await;
     let (first, second) = (free_port(), free_port());
