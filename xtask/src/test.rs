@@ -12,6 +12,10 @@ use crate::paths::Paths;
 use crate::up::{self, Wishes};
 use crate::{generated, layers, lifecycle, packages, sizes};
 
+/// The test targets that need a cluster. They are asked for by name and not by package: a package alone has other features of
+/// its dependencies than the workspace, and cargo would compile those once more.
+const END_TO_END: &str = "e2e_*";
+
 /// How a step went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
@@ -60,7 +64,10 @@ pub fn run(paths: &Paths, with_cluster: bool, fresh: bool) -> Result<()> {
         });
         if report.last() == Some(Outcome::Passed) {
             report.step("end to end", || {
-                cargo(repository, &["test", "--package", "e2e", "--no-fail-fast"])
+                cargo(
+                    repository,
+                    &["test", "--workspace", "--test", END_TO_END, "--no-fail-fast"],
+                )
             });
             if lifecycle::is_possible(paths) {
                 report.step("cluster", || lifecycle::check(paths));
