@@ -53,7 +53,12 @@ pub struct Config {
     /// What the outbound listener answers to. Empty in a gateway.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outbound: Vec<OutboundRoute>,
-    /// Groups of endpoints that routes lead to, by name.
+    /// Clusters whose endpoints are the gateways in front of the service. What they say about callers, as in
+    /// `X-Forwarded-For`, is believed on the listeners that lead to the app; what anybody else says is not. Empty in a
+    /// gateway.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<ClusterName>,
+    /// Groups of endpoints that routes lead to or that `gateways` names, by name.
     #[serde(default)]
     pub clusters: BTreeMap<ClusterName, Cluster>,
 }

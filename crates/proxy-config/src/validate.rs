@@ -70,6 +70,7 @@ impl ValidDocument {
         }
         check_listeners(&document, &mut faults);
         check_outbound(&document, &mut faults);
+        check_gateways(&document, &mut faults);
         if faults.0.is_empty() {
             Ok(Self(document))
         } else {
@@ -179,6 +180,17 @@ fn check_outbound(document: &Document, faults: &mut Faults) {
     }
 }
 
+fn check_gateways(document: &Document, faults: &mut Faults) {
+    for (i, gateway) in document.config.gateways.iter().enumerate() {
+        if !document.config.clusters.contains_key(gateway) {
+            faults.add(
+                format!("config.gateways[{i}]"),
+                format!("{gateway} is not in config.clusters"),
+            );
+        }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -218,6 +230,23 @@ mod tests {
                 "config.listeners[0].gateway.routes[0].cluster",
                 "config.listeners[0].gateway.routes[1].cluster",
             ]
+        );
+    }
+
+    #[test]
+    fn a_gateway_that_is_believed_has_a_cluster() {
+        let with = |gateway: &str| {
+            let text = SIDECAR.replacen(
+                "\"clusters\": {",
+                &format!("\"gateways\": [\"{gateway}\"], \"clusters\": {{"),
+                1,
+            );
+            ValidDocument::parse(text.as_bytes())
+        };
+        assert!(with("shop/user/http").is_ok());
+        assert_eq!(
+            with("shop/gateway/http").unwrap_err()[0].path,
+            "config.gateways[0]"
         );
     }
 

@@ -16,7 +16,7 @@ use k8s_openapi::api::{
 };
 use kube::Resource;
 use trellis_api::Microservice;
-use trellis_operator_desired::microservice::{self as decisions, Interests};
+use trellis_operator_desired::microservice as decisions;
 
 use crate::{cache::Change, key::Key, observed::Observed, queue::Cause};
 
@@ -92,14 +92,16 @@ where
             .into_iter()
             .flatten()
             .any(|object| object.spec.gateway.is_some() || !object.spec.routes.is_empty());
-        let changed = decisions::Key {
-            namespace: key.namespace.clone(),
-            name: key.name.clone(),
+        let concerned = |reader: &Microservice| {
+            [before, after]
+                .into_iter()
+                .flatten()
+                .any(|changed| concerns(reader, changed, routed))
         };
         due.extend(
             all()
                 .into_iter()
-                .filter(|reader| concerns(reader, &changed, routed))
+                .filter(|reader| concerned(reader))
                 .map(|reader| (Key::of(&*reader), Cause::Event))
                 .filter(|(reader, _)| *reader != key),
         );
@@ -120,17 +122,12 @@ where
 }
 
 /// Whether `reader` reads what others see of `changed`. `routed` says whether that is about routes.
-fn concerns(reader: &Microservice, changed: &decisions::Key, routed: bool) -> bool {
+fn concerns(reader: &Microservice, changed: &Microservice, routed: bool) -> bool {
     let interests = decisions::interests(reader);
-    if interests.dependencies.contains(changed) {
-        return true;
-    }
-    let routes = Interests {
-        dependencies: Default::default(),
-        ..interests
-    };
-    // A gateway serves every Microservice by its name; an owner of routes is concerned only by other routes.
-    (reader.spec.gateway.is_some() || routed) && routes.covers(changed)
+    interests.by_name(changed)
+        || interests.by_gateway(changed)
+        // A gateway serves every Microservice by its name; an owner of routes is concerned only by other routes.
+        || (reader.spec.gateway.is_some() || routed) && interests.by_routes(changed)
 }
 
 /// Why the object itself is due; None if nothing that a pass reads of it changed.
@@ -273,9 +270,17 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_concerns_those_with_routes() {
+    fn a_gateway_concerns_those_that_it_serves() {
         let all = shop();
-        assert_eq!(due(None, Some(&all[3]), &all), ["gateway User", "order Event"]);
+        let served = ["gateway User", "user Event", "order Event", "product Event"];
+        assert_eq!(due(None, Some(&all[3]), &all), served);
+        let mut elsewhere = all[3].clone();
+        elsewhere.metadata.namespace = Some("other".to_owned());
+        assert_eq!(
+            due(None, Some(&elsewhere), &all),
+            ["gateway User", "order Event"],
+            "who is served by name only is not served from there"
+        );
     }
 
     #[test]

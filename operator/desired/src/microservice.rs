@@ -19,6 +19,7 @@ use crate::resources::{Applied, Prepared, Resources};
 mod build;
 mod dependencies;
 mod dependency;
+mod gateways;
 mod input;
 mod interests;
 mod path;

@@ -49,6 +49,8 @@ pub(crate) struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) peer: Option<std::net::SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) client: Option<std::net::IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user_agent: Option<&'a str>,
     pub(crate) trace_id: &'a str,
     pub(crate) span_id: &'a str,

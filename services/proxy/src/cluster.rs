@@ -4,9 +4,9 @@
 //! endpoint list as long as its address stays: connections and load survive every unrelated change.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -15,6 +15,9 @@ use trellis_proxy_config::{Cluster as Settings, Protocol, cluster::Dns};
 
 use crate::{balance, endpoint::Endpoint, pool};
 
+/// How long an address counts after it has left. A pod that ends leaves at once, but sends what it still has: its drain
+/// and the last requests of its callers take less. Short enough that no other pod has the address meanwhile.
+const LEAVING: Duration = Duration::from_secs(15);
 /// Longest wait of a request for the first word about endpoints.
 const FIRST_ENDPOINTS: Duration = Duration::from_secs(2);
 
@@ -27,6 +30,8 @@ pub(crate) struct Cluster {
     pub(crate) settings: Settings,
     idle: Duration,
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
+    /// Addresses that have left, and when.
+    left: ArcSwap<Vec<(IpAddr, Instant)>>,
     /// Held while `endpoints` is replaced.
     replacing: Mutex<()>,
     /// Whether anyone has named the endpoints yet.
@@ -52,6 +57,7 @@ impl Cluster {
             settings,
             idle,
             endpoints: ArcSwap::default(),
+            left: ArcSwap::default(),
             replacing: Mutex::default(),
             known: watch::Sender::new(false),
         }
@@ -83,12 +89,17 @@ impl Cluster {
                     )
             })
             .collect();
+        let now = Instant::now();
+        let mut left: Vec<(IpAddr, Instant)> = self.left.load().to_vec();
+        left.retain(|(_, at)| now.duration_since(*at) < LEAVING);
         for gone in before
             .iter()
             .filter(|endpoint| !addresses.contains(&endpoint.address))
         {
             gone.retire();
+            left.push((gone.address.ip(), now));
         }
+        self.left.store(Arc::new(left));
         self.endpoints.store(Arc::new(after));
         self.known.send_replace(true);
     }
@@ -116,6 +127,19 @@ impl Cluster {
             .any(|endpoint| !tried.contains(&endpoint.address))
     }
 
+    /// Whether requests from `address` come from an endpoint: one of now, or one that is just leaving.
+    pub(crate) fn is_at(&self, address: IpAddr, now: Instant) -> bool {
+        self.endpoints
+            .load()
+            .iter()
+            .any(|endpoint| endpoint.address.ip() == address)
+            || self
+                .left
+                .load()
+                .iter()
+                .any(|(left, at)| *left == address && now.saturating_duration_since(*at) < LEAVING)
+    }
+
     /// Addresses now.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.endpoints
@@ -135,8 +159,6 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -146,11 +168,27 @@ mod tests {
             dns: None,
         };
         let cluster = Cluster::new("shop/user/http", settings);
-        let start = Instant::now();
+        let start = tokio::time::Instant::now();
         cluster.known().await;
         assert_eq!(start.elapsed(), FIRST_ENDPOINTS);
         let (_, told) = tokio::join!(cluster.known(), async { cluster.replace(&[]) });
         assert_eq!((start.elapsed(), told), (FIRST_ENDPOINTS, ()));
+    }
+
+    #[test]
+    fn an_endpoint_that_leaves_is_known_for_a_moment() {
+        let settings = Settings {
+            protocol: Protocol::Http1,
+            dns: None,
+        };
+        let cluster = Cluster::new("shop/gateway/http", settings);
+        let [one, other]: [SocketAddr; 2] = [([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 1).into()];
+        cluster.replace(&[one]);
+        let is_at = |address: SocketAddr, after| cluster.is_at(address.ip(), Instant::now() + after);
+        assert!(is_at(one, 10 * LEAVING) && !is_at(other, Duration::ZERO));
+        cluster.replace(&[other]);
+        assert!(is_at(other, 10 * LEAVING) && is_at(one, Duration::ZERO));
+        assert!(!is_at(one, LEAVING));
     }
 
     #[test]

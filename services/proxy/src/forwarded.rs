@@ -1,9 +1,20 @@
-//! What a gateway tells services about the caller: address, scheme, host.
+//! Who made a request in the first place, and what the next hop is told about it.
 //!
-//! The address is the peer's. Whatever a caller from outside says about itself in these fields is dropped, or anyone
-//! could choose the address that limits and logs see.
+//! | direction | peer | client | fields that say so |
+//! |---|---|---|---|
+//! | gateway | anybody | the peer | replaced |
+//! | inbound | a gateway that serves this service | as the gateway says | kept |
+//! | inbound | anybody else, as an app of the mesh | the peer | replaced |
+//! | outbound | the app in the same pod | the peer | kept: the proxy at the other end decides what it believes |
+//!
+//! "Replaced" is what Envoy does at an untrusted edge: whatever a caller says about itself in these fields is dropped, or
+//! anyone could choose the address that limits and logs see. A gateway is known by the address of its connection, which
+//! nobody else in a cluster can take while the pod lives. What this does not protect against: a node that forges packets;
+//! mutual TLS does.
 
-use http::{HeaderName, HeaderValue, header::FORWARDED};
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
 
 use crate::{body::Request, connection::Peer};
 
@@ -20,21 +31,54 @@ const CLAIMS: [HeaderName; 6] = [
     HeaderName::from_static("x-client-ip"),
 ];
 
-/// Replaces the caller's claims by what the gateway knows.
-pub(crate) fn add(request: &mut Request) {
-    let peer = request.extensions().get::<Peer>().copied();
+/// Who made a request in the first place, as far as the proxy knows. Travels in the request's extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Client {
+    /// The address for logs, limits and the like.
+    pub(crate) address: IpAddr,
+    /// A gateway says so, so its fields stay.
+    vouched: bool,
+}
+
+/// Notes the client. `believes` says whether the word of a peer is taken.
+pub(crate) fn identify(request: &mut Request, believes: impl FnOnce(IpAddr) -> bool) {
+    let Some(peer) = request.extensions().get::<Peer>().map(|Peer(peer)| peer.ip()) else {
+        return;
+    };
+    let vouched = believes(peer);
+    let address = if vouched {
+        told(request.headers()).unwrap_or(peer)
+    } else {
+        peer
+    };
+    request.extensions_mut().insert(Client { address, vouched });
+}
+
+/// Replaces the caller's claims by what the proxy knows, unless a gateway vouches for them.
+pub(crate) fn replace(request: &mut Request) {
+    let client = request.extensions().get::<Client>().copied();
+    if client.is_some_and(|client| client.vouched) {
+        return;
+    }
     let headers = request.headers_mut();
     for claim in CLAIMS.iter().chain([&FOR, &HOST]) {
         headers.remove(claim);
     }
     // The text of an address is a valid header value.
-    if let Some(address) = peer.and_then(|Peer(peer)| HeaderValue::try_from(peer.ip().to_string()).ok()) {
+    if let Some(address) = client.and_then(|client| HeaderValue::try_from(client.address.to_string()).ok()) {
         headers.insert(FOR, address);
     }
     headers.insert(PROTO, HeaderValue::from_static("http"));
     if let Some(host) = headers.get(http::header::HOST).cloned() {
         headers.insert(HOST, host);
     }
+}
+
+/// The address that the last hop added: those before it are its callers' own words.
+fn told(headers: &HeaderMap) -> Option<IpAddr> {
+    let last = headers.get_all(FOR).iter().next_back()?.to_str().ok()?;
+    let address: IpAddr = last.rsplit(',').next()?.trim().parse().ok()?;
+    Some(address.to_canonical())
 }
 
 #[cfg(test)]
@@ -44,23 +88,71 @@ mod tests {
     use super::*;
     use crate::body::Body;
 
-    #[test]
-    fn claims_of_the_caller_are_replaced() {
-        let mut request = http::Request::builder()
+    const PEER: &str = "192.0.2.7";
+
+    fn request(fields: &[(&str, &str)]) -> Request {
+        let mut builder = http::Request::builder()
             .header("host", "shop.example:8080")
-            .header("x-forwarded-for", "10.0.0.1")
-            .header("x-forwarded-for", "10.0.0.2")
-            .header("x-forwarded-proto", "https")
-            .header("forwarded", "for=10.0.0.1")
-            .header("x-real-ip", "10.0.0.1")
-            .extension(Peer("192.0.2.7:5000".parse::<SocketAddr>().unwrap()))
-            .body(Body::empty())
-            .unwrap();
-        add(&mut request);
+            .extension(Peer(SocketAddr::new(PEER.parse().unwrap(), 5000)));
+        for (name, value) in fields {
+            builder = builder.header(*name, *value);
+        }
+        builder.body(Body::empty()).unwrap()
+    }
+
+    fn client(request: &Request) -> String {
+        request.extensions().get::<Client>().unwrap().address.to_string()
+    }
+
+    const CLAIMED: [(&str, &str); 7] = [
+        ("x-forwarded-for", "10.0.0.1"),
+        ("x-forwarded-for", "10.0.0.2"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "evil"),
+        ("x-forwarded-prefix", "/evil"),
+        ("forwarded", "for=10.0.0.1"),
+        ("x-real-ip", "10.0.0.1"),
+    ];
+
+    #[test]
+    fn claims_of_a_peer_that_is_not_believed_are_replaced() {
+        let mut request = request(&CLAIMED);
+        identify(&mut request, |_| false);
+        assert_eq!(client(&request), PEER);
+        replace(&mut request);
         let headers = request.headers();
-        assert_eq!(headers.get_all(FOR).iter().collect::<Vec<_>>(), ["192.0.2.7"]);
+        assert_eq!(headers.get_all(FOR).iter().collect::<Vec<_>>(), [PEER]);
         assert_eq!(headers[PROTO], "http");
         assert_eq!(headers[HOST], "shop.example:8080");
-        assert!(!headers.contains_key(FORWARDED) && !headers.contains_key("x-real-ip"));
+        for gone in ["forwarded", "x-real-ip", "x-forwarded-prefix"] {
+            assert!(!headers.contains_key(gone), "{gone}");
+        }
+    }
+
+    #[test]
+    fn claims_of_a_gateway_stay_and_the_last_address_is_the_clients() {
+        let mut request = request(&CLAIMED);
+        identify(&mut request, |peer| peer.to_string() == PEER);
+        assert_eq!(client(&request), "10.0.0.2");
+        let before = request.headers().clone();
+        replace(&mut request);
+        assert_eq!(*request.headers(), before);
+    }
+
+    #[test]
+    fn what_is_no_address_is_not_believed_of_a_gateway_either() {
+        for (value, expected) in [
+            ("198.51.100.1", "198.51.100.1"),
+            ("10.9.9.9, 198.51.100.1", "198.51.100.1"),
+            ("::ffff:198.51.100.1", "198.51.100.1"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("unknown", PEER),
+            ("198.51.100.1, ", PEER),
+            ("", PEER),
+        ] {
+            let mut request = request(&[("x-forwarded-for", value)]);
+            identify(&mut request, |_| true);
+            assert_eq!(client(&request), expected, "{value}");
+        }
     }
 }

@@ -31,7 +31,7 @@ struct Gateway(Arc<ArcSwap<Listener>>);
 pub(crate) fn stack(listener: Arc<ArcSwap<Listener>>, telemetry: Telemetry, draining: drain::Watch) -> Stack {
     let inner = ServiceBuilder::new()
         .map_request(|mut request| {
-            forwarded::add(&mut request);
+            forwarded::replace(&mut request);
             request
         })
         .layer(rewrite::layer())

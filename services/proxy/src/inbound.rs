@@ -1,8 +1,9 @@
 //! Requests from the mesh for the app in the same pod: every path of a port goes to the app's port.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
+use tower::ServiceBuilder;
 use trellis_chassis::drain;
 
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     direction::Direction,
     failure::{Failure, Reason},
     forward::Forward,
+    forwarded,
     intake::Choose,
     observe::Telemetry,
     route::Labels,
@@ -25,12 +27,18 @@ struct Inbound(Arc<ArcSwap<Listener>>);
 
 /// The stack of a listener whose requests go to the app.
 pub(crate) fn stack(listener: Arc<ArcSwap<Listener>>, telemetry: Telemetry, draining: drain::Watch) -> Stack {
+    let inner = ServiceBuilder::new()
+        .map_request(|mut request| {
+            forwarded::replace(&mut request);
+            request
+        })
+        .service(Forward);
     stack::build(
         Direction::Inbound,
         Inbound(listener),
         telemetry,
         Some(draining),
-        Forward,
+        inner,
     )
 }
 
@@ -48,5 +56,12 @@ impl Choose for Inbound {
 
     fn labels(&self) -> Labels {
         self.0.load().labels.clone()
+    }
+
+    fn believes(&self, peer: IpAddr) -> bool {
+        let now = Instant::now();
+        let listener = self.0.load();
+        let mut gateways = listener.gateways.iter();
+        gateways.any(|gateway| gateway.is_at(peer, now))
     }
 }

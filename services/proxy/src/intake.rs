@@ -1,10 +1,14 @@
 //! The first layer: reads a request's head once, so that everything behind it can rely on it.
 //!
 //! Behind this layer a request has an origin-form target and exactly one Host, whatever form it came in; its head is
-//! within bounds; and it carries the [`Target`] that its direction chose. Nothing is answered here, so that refused
+//! within bounds; and it carries the [`Target`] that its direction chose and the [`Client`](crate::forwarded::Client)
+//! that it comes from. Nothing is answered here, so that refused
 //! requests are logged and counted like all others.
 
-use std::task::{Context, Poll};
+use std::{
+    net::IpAddr,
+    task::{Context, Poll},
+};
 
 use http::{
     HeaderMap, HeaderValue, Method, Uri, Version,
@@ -16,6 +20,7 @@ use tower::Service;
 use crate::{
     body::Request,
     failure::{Failure, Reason},
+    forwarded,
     route::Labels,
     target::Target,
 };
@@ -35,6 +40,12 @@ pub(crate) trait Choose: Clone + Send + Sync + 'static {
 
     /// Names for a request that is not.
     fn labels(&self) -> Labels;
+
+    /// Whether what this peer says about its own caller is believed.
+    fn believes(&self, peer: IpAddr) -> bool {
+        let _ = peer;
+        false
+    }
 }
 
 /// See the module.
@@ -67,6 +78,7 @@ impl<C: Choose, S: Service<Request>> Service<Request> for Intake<C, S> {
             Err(failure) => Target::refused(self.choose.labels(), failure),
         };
         request.extensions_mut().insert(target);
+        forwarded::identify(&mut request, |peer| self.choose.believes(peer));
         self.inner.call(request)
     }
 }

@@ -6,7 +6,7 @@
 use std::{
     convert::Infallible,
     future::Future,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{
         Arc,
@@ -28,6 +28,7 @@ use crate::{
     connection::{Busy, Peer},
     direction::Direction,
     failure::MadeHere,
+    forwarded::Client,
     metrics::{Metrics, RequestLabels},
     route::Labels,
     target::{Target, Upstream},
@@ -66,6 +67,7 @@ struct Record {
     host: Option<HeaderValue>,
     user_agent: Option<HeaderValue>,
     peer: Option<SocketAddr>,
+    client: Option<IpAddr>,
     cluster: Option<Arc<str>>,
     bytes_in: Arc<AtomicU64>,
     bytes_out: u64,
@@ -166,6 +168,7 @@ impl Record {
             host: headers.get(header::HOST).cloned(),
             user_agent: headers.get(header::USER_AGENT).cloned(),
             peer: request.extensions().get::<Peer>().map(|Peer(peer)| *peer),
+            client: request.extensions().get::<Client>().map(|client| client.address),
             cluster,
             bytes_in: Arc::default(),
             bytes_out: 0,
@@ -211,6 +214,9 @@ impl Record {
             KeyValue::new("trellis.direction", self.direction.as_str()),
             KeyValue::new("trellis.service", self.labels.service.to_string()),
         ];
+        if let Some(client) = self.client {
+            attributes.push(KeyValue::new("client.address", client.to_string()));
+        }
         if let Some(upstream) = self.answer.as_ref().and_then(|answer| answer.upstream) {
             attributes.push(KeyValue::new("network.peer.address", upstream.ip().to_string()));
             attributes.push(KeyValue::new("network.peer.port", i64::from(upstream.port())));
@@ -247,6 +253,7 @@ impl Drop for Record {
                 .and_then(|answer| answer.made_here)
                 .map(|MadeHere(reason)| reason.as_str()),
             peer: self.peer,
+            client: self.client,
             user_agent: text(self.user_agent.as_ref()),
             trace_id: &self.trace.trace_id(),
             span_id: &self.trace.span_id(),

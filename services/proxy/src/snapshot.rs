@@ -61,6 +61,8 @@ pub(crate) struct Listener {
     pub(crate) labels: Labels,
     /// Where its requests go.
     pub(crate) serves: Serves,
+    /// The gateways in front of the service: what they say about callers is believed.
+    pub(crate) gateways: Vec<Arc<Cluster>>,
 }
 
 /// Where the requests of a listener go.
@@ -103,6 +105,13 @@ impl Snapshot {
             .map(|(name, settings)| (name.clone(), cluster(name, settings, previous, &known)))
             .collect();
 
+        // Validation has found every cluster.
+        let gateways: Vec<Arc<Cluster>> = config
+            .gateways
+            .iter()
+            .filter_map(|name| clusters.get(name).cloned())
+            .collect();
+
         let mut faults = Vec::new();
         let mut listeners = Vec::new();
         for (i, listener) in config.listeners.iter().enumerate() {
@@ -134,6 +143,7 @@ impl Snapshot {
                 port: listener.port,
                 labels,
                 serves,
+                gateways: gateways.clone(),
             }));
         }
         let outbound = outbound(&document, &clusters);

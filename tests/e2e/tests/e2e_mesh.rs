@@ -1,7 +1,7 @@
 //! Calls between Microservices, through the sidecars of both.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use anyhow::Result;
 use e2e::{Cluster, eventually, http, image, wait::until_ready, with_namespace};
@@ -150,6 +150,38 @@ async fn one_trace_goes_through_every_hop_and_a_port_of_no_known_protocol_is_not
             )
             .await;
         }
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_app_learns_the_callers_address_from_its_gateway_and_a_claim_of_another_app_is_replaced() {
+    with_namespace(|cluster, ns| async move {
+        caller_and_callee(&cluster, &ns).await?;
+        let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &ns);
+        let address_of = async |microservice: &str| -> Result<String> {
+            let selector = format!("{}={microservice}", names::LABEL_MICROSERVICE);
+            let pods = pods.list(&ListParams::default().labels(&selector)).await?;
+            Ok(pods.items[0].status.as_ref().unwrap().pod_ip.clone().unwrap())
+        };
+        let (gateway, caller) = (address_of("gateway").await?, address_of("caller").await?);
+
+        // The API server's proxy is the caller here; its own X-Forwarded-For is dropped by the gateway.
+        let answer = ask(&cluster, &ns, "/caller/who").await;
+        let told = answer["headers"]["X-Forwarded-For"].as_array().unwrap();
+        assert_eq!(told.len(), 1, "{answer}");
+        let client: IpAddr = told[0].as_str().unwrap().parse()?;
+        assert_ne!(
+            client.to_string(),
+            gateway,
+            "the sidecar did not believe its gateway"
+        );
+        assert_eq!(answer["headers"]["X-Forwarded-Prefix"], json!(["/caller"]));
+
+        let call = "/caller/call?variable=CALLEE_URL&path=/who&header=X-Forwarded-For:203.0.113.1";
+        let answer = ask(&cluster, &ns, call).await;
+        assert_eq!(answer["headers"]["X-Forwarded-For"], json!([caller]), "{answer}");
         Ok(())
     })
     .await;

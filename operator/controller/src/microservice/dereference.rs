@@ -89,20 +89,13 @@ pub async fn pods(context: &Context, cr: &Microservice, deployment: &Deployment)
 /// The Microservices that the decisions about `cr` read.
 fn related(context: &Context, cr: &Microservice) -> Vec<Arc<Microservice>> {
     let interests = decisions::interests(cr);
-    let microservices = &context.caches.microservices;
-    if interests.routes == decisions::Scope::None {
-        return interests
-            .dependencies
-            .iter()
-            .filter_map(|key| microservices.get(&Key::new(&*key.namespace, &*key.name)))
-            .filter_map(|observed| observed.readable().cloned())
-            .collect();
-    }
-    microservices
+    context
+        .caches
+        .microservices
         .all()
         .iter()
         .filter_map(|observed| observed.readable())
-        .filter(|other| interests.covers(&decisions::Key::of(other)))
+        .filter(|other| interests.covers(other))
         .cloned()
         .collect()
 }

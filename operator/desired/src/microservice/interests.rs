@@ -10,7 +10,7 @@ use trellis_api::{
 
 use super::{
     ports::{self, MeshPort},
-    validate,
+    routes, validate,
 };
 
 /// Namespace and name of a Microservice.
@@ -40,6 +40,9 @@ pub struct Interests {
     pub dependencies: BTreeSet<Key>,
     /// Those whose routes meet its own in a gateway.
     pub routes: Scope,
+    /// The namespace in which gateways may serve it, and then it reads those that do: its sidecar believes what they say
+    /// about callers. None: no gateway serves it.
+    pub offered_in: Option<String>,
 }
 
 /// A set of namespaces.
@@ -54,15 +57,36 @@ pub enum Scope {
 }
 
 impl Interests {
-    /// Whether a change of the Microservice `other` matters.
+    /// Whether the Microservice `other` is read.
     #[must_use]
-    pub fn covers(&self, other: &Key) -> bool {
-        let by_routes = match &self.routes {
+    pub fn covers(&self, other: &Microservice) -> bool {
+        self.by_name(other) || self.by_gateway(other) || self.by_routes(other)
+    }
+
+    /// Whether `other` is a dependency.
+    #[must_use]
+    pub fn by_name(&self, other: &Microservice) -> bool {
+        self.dependencies.contains(&Key::of(other))
+    }
+
+    /// Whether `other` is a gateway that may serve it.
+    #[must_use]
+    pub fn by_gateway(&self, other: &Microservice) -> bool {
+        let namespace = other.metadata.namespace.as_deref().unwrap_or_default();
+        match (&self.offered_in, &other.spec.gateway) {
+            (Some(own), Some(gateway)) => routes::serves(gateway, namespace, Some(own)),
+            _ => false,
+        }
+    }
+
+    /// Whether `other` may have routes beside its own, or be served by it.
+    #[must_use]
+    pub fn by_routes(&self, other: &Microservice) -> bool {
+        match &self.routes {
             Scope::None => false,
-            Scope::Namespace(namespace) => *namespace == other.namespace,
+            Scope::Namespace(namespace) => other.metadata.namespace.as_ref() == Some(namespace),
             Scope::All => true,
-        };
-        by_routes || self.dependencies.contains(other)
+        }
     }
 }
 
@@ -100,7 +124,8 @@ pub fn seen(cr: &Microservice) -> Seen {
 /// What a Microservice reads of others.
 ///
 /// A gateway reads the namespaces that it serves. A Microservice with declared routes reads all: a gateway of any
-/// namespace may serve it, and there an older route of yet another namespace may win.
+/// namespace may serve it, and there an older route of yet another namespace may win. One that is only served by name
+/// reads the gateways that serve it.
 #[must_use]
 pub fn interests(cr: &Microservice) -> Interests {
     let key = Key::of(cr);
@@ -116,6 +141,8 @@ pub fn interests(cr: &Microservice) -> Interests {
             name: dependency.microservice.clone(),
         })
         .collect();
+    let offers = cr.spec.exposure.unwrap_or_default() == Exposure::Gateway || !cr.spec.routes.is_empty();
+    let offered_in = (cr.spec.gateway.is_none() && offers).then(|| key.namespace.clone());
     let routes = match &cr.spec.gateway {
         Some(gateway) => match gateway.from_namespaces() {
             FromNamespaces::Same => Scope::Namespace(key.namespace),
@@ -124,5 +151,9 @@ pub fn interests(cr: &Microservice) -> Interests {
         None if cr.spec.routes.is_empty() => Scope::None,
         None => Scope::All,
     };
-    Interests { dependencies, routes }
+    Interests {
+        dependencies,
+        routes,
+        offered_in,
+    }
 }

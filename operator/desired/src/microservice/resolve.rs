@@ -11,7 +11,7 @@ use trellis_api::{Microservice, Problem, names};
 use trellis_proxy_config::Document;
 
 use super::{
-    Fetched, Key, Settings, dependencies, interests, ports, routes,
+    Fetched, Key, Settings, dependencies, gateways, interests, ports, routes,
     validated::{
         DeclaredRoutes, DocumentOrder, GRACE_PERIOD, GatewayRole, Listener, LiveDeployment, PRE_STOP_DELAY,
         PodSettings, ProxySettings, Role, Scaling, ServiceRole, Validated,
@@ -101,6 +101,7 @@ fn service(
         env_from: spec.env_from.clone(),
         bindings: spec.bindings.clone(),
         dependencies: dependencies::resolve(cr, others, live_document, fetched.deployment.as_ref()),
+        gateways: gateways::resolve(cr, others, live_document),
         probes: spec.probes.clone().unwrap_or_default(),
         resources: spec.resources.clone().unwrap_or_default(),
         security: spec.security_context.clone().unwrap_or_default(),
@@ -193,8 +194,9 @@ fn live(deployment: &Deployment) -> LiveDeployment {
 fn newest_input(cr: &Microservice, others: &[&Microservice]) -> u64 {
     let interests = interests(cr);
     let for_document = |other: &&&Microservice| {
-        let key = Key::of(other);
-        interests.dependencies.contains(&key) || (cr.spec.gateway.is_some() && interests.covers(&key))
+        interests.by_name(other)
+            || interests.by_gateway(other)
+            || (cr.spec.gateway.is_some() && interests.by_routes(other))
     };
     others
         .iter()

@@ -169,7 +169,8 @@ pub(super) fn http_port(ports: &[MeshPort]) -> Option<&MeshPort> {
     ports::first_of(ports, &[Protocol::Http, Protocol::H2c])
 }
 
-fn serves(gateway: &Gateway, gateway_namespace: &str, namespace: Option<&str>) -> bool {
+/// Whether a gateway in `gateway_namespace` serves Microservices of `namespace`.
+pub(super) fn serves(gateway: &Gateway, gateway_namespace: &str, namespace: Option<&str>) -> bool {
     match gateway.from_namespaces() {
         FromNamespaces::Same => namespace == Some(gateway_namespace),
         FromNamespaces::All => true,

@@ -58,6 +58,8 @@ pub(super) struct ServiceRole {
     pub env_from: Vec<EnvFromSource>,
     pub bindings: Vec<Binding>,
     pub dependencies: Vec<ResolvedDependency>,
+    /// The gateways that serve it.
+    pub gateways: BTreeMap<ClusterName, Cluster>,
     pub probes: Probes,
     pub resources: Resources,
     pub security: SecurityContext,

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod callers;
 mod configuration;
 mod draining;
 mod failover;

@@ -56,14 +56,19 @@ fn document(validated: &Validated, template_digest: &str) -> Document {
 }
 
 fn config(validated: &Validated) -> Config {
-    let (role, listeners, outbound, clusters) = match &validated.role {
+    let (role, listeners, outbound, gateways, clusters) = match &validated.role {
         Role::Service(service) => {
-            let (outbound, clusters) = outbound(service);
-            (ProxyRole::Sidecar, inbound(service), outbound, clusters)
+            let (outbound, mut clusters) = outbound(service);
+            let gateways = service.gateways.keys().cloned().collect();
+            for (name, cluster) in &service.gateways {
+                clusters.entry(name.clone()).or_insert_with(|| cluster.clone());
+            }
+            (ProxyRole::Sidecar, inbound(service), outbound, gateways, clusters)
         }
         Role::Gateway(gateway) => (
             ProxyRole::Gateway,
             gateway_listeners(gateway),
+            Vec::new(),
             Vec::new(),
             gateway.clusters.clone(),
         ),
@@ -79,6 +84,7 @@ fn config(validated: &Validated) -> Config {
         }),
         listeners,
         outbound,
+        gateways,
         clusters,
     }
 }

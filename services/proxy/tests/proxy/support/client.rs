@@ -1,6 +1,9 @@
 //! Callers of a proxy. They never try again by themselves.
 
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
 
 use bytes::Bytes;
 use http::{Request, Response, Version, header::HOST};
@@ -12,7 +15,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 use super::soon;
@@ -39,7 +42,19 @@ impl Client {
     }
 
     pub async fn try_http1(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
+        Self::http1_over(TcpStream::connect(address).await?).await
+    }
+
+    /// A caller with an address of its own, say another one of the loopback.
+    pub async fn http1_from(source: IpAddr, address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(source, 0)).unwrap();
+        Self::http1_over(socket.connect(address).await.unwrap())
+            .await
+            .unwrap()
+    }
+
+    async fn http1_over(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await

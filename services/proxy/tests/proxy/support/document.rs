@@ -46,6 +46,7 @@ impl Builder {
                 stream: None,
                 listeners: Vec::new(),
                 outbound: Vec::new(),
+                gateways: Vec::new(),
                 clusters: Default::default(),
             },
         }
@@ -91,6 +92,12 @@ impl Builder {
         self.config
             .clusters
             .insert(name.clone(), Cluster { protocol, dns: None });
+        self
+    }
+
+    /// The endpoints of a cluster are gateways in front of this service.
+    pub fn behind(mut self, gateway: &ClusterName) -> Self {
+        self.config.gateways.push(gateway.clone());
         self
     }
 
