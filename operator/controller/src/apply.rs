@@ -13,6 +13,8 @@
 //! - The order is fixed: what a pod refers to comes before the pods, and an autoscaler goes before the number of
 //!   replicas is applied. So a crash between any two writes leaves a state from which the next pass goes on.
 //! - A pass that finds everything as wanted makes no request.
+//! - A proxy's document is written over the one that it was decided from and over no other ([`Basis::Live`]): a write
+//!   whose answer was lost, or a watch that lags behind the leader before, cannot give one version to two documents.
 //!
 //! Caveat: between the look for a child that is not in the cache and its first apply, somebody else may make an object
 //! of that name. That first apply is not forced, so it fails on the first field that differs.
@@ -23,7 +25,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use k8s_openapi::api::{apps::v1::Deployment, autoscaling::v2::HorizontalPodAutoscaler};
+use k8s_openapi::api::{apps::v1::Deployment, autoscaling::v2::HorizontalPodAutoscaler, core::v1::ConfigMap};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
@@ -62,6 +64,15 @@ pub struct Owner {
     pub uid: String,
 }
 
+/// What a child was decided from.
+#[derive(Debug, Clone, Copy)]
+enum Basis<'a> {
+    /// The spec: whatever is live is put right.
+    Spec,
+    /// The live object of this resourceVersion; None: there was none.
+    Live(Option<&'a str>),
+}
+
 /// Why children were not written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -74,6 +85,12 @@ pub enum Error {
     /// The child of a deleted Microservice of the same name is still there, or ours is being deleted.
     #[error("failed to apply {child}: the one before it is still being deleted")]
     Leftover {
+        /// Kind and name.
+        child: String,
+    },
+    /// The child is not the one any more that the new one was decided from. The cache has it now; decide again.
+    #[error("failed to apply {child}: it changed meanwhile")]
+    Stale {
         /// Kind and name.
         child: String,
     },
@@ -115,7 +132,8 @@ impl Applier {
         }
     }
 
-    /// Makes the children of `owner` what they should be.
+    /// Makes the children of `owner` what they should be. `document` is the live document from which the order of the
+    /// new one was decided.
     ///
     /// # Errors
     /// The first child that could not be written; those before it are, those after it are not. A child whose name
@@ -124,6 +142,7 @@ impl Applier {
         &self,
         owner: &Owner,
         resources: Resources<Prepared>,
+        document: Option<&ConfigMap>,
     ) -> Result<Resources<Applied>, Error> {
         // No `..`: a new kind of child does not compile until it is applied here.
         let Resources {
@@ -137,11 +156,15 @@ impl Applier {
             stage: PhantomData,
         } = resources;
 
-        let service_account = unless_taken(self.apply_child(owner, service_account).await)?;
-        let proxy_config = unless_taken(self.apply_child(owner, proxy_config).await)?;
+        let decided_from = document.and_then(|live| live.metadata.resource_version.as_deref());
+        let service_account = unless_taken(self.apply_child(owner, service_account, Basis::Spec).await)?;
+        let proxy_config = self
+            .apply_child(owner, proxy_config, Basis::Live(decided_from))
+            .await;
+        let proxy_config = unless_taken(proxy_config)?;
         let mut applied_services = Vec::with_capacity(services.len());
         for service in services {
-            applied_services.push(unless_taken(self.apply_child(owner, service).await)?);
+            applied_services.push(unless_taken(self.apply_child(owner, service, Basis::Spec).await)?);
         }
         // Pods must neither run as somebody else's account nor from somebody else's document.
         let workload = match service_account.and_then(|account| Ok((account, proxy_config?))) {
@@ -185,7 +208,7 @@ impl Applier {
         if let Some(handover) = handover {
             self.hand_over(owner, &handover).await?;
         }
-        let deployment = self.apply_child(owner, deployment).await?;
+        let deployment = self.apply_child(owner, deployment, Basis::Spec).await?;
         // After it, and only if the Deployment is ours: it would scale somebody else's.
         let autoscaler = self.apply_optional(owner, autoscaler).await?;
         Ok((deployment, autoscaler))
@@ -193,7 +216,7 @@ impl Applier {
 
     async fn apply_optional<K: Child>(&self, owner: &Owner, child: Option<K>) -> Result<Option<K>, Error> {
         match child {
-            Some(child) => self.apply_child(owner, child).await.map(Some),
+            Some(child) => self.apply_child(owner, child, Basis::Spec).await.map(Some),
             None => Ok(None),
         }
     }

@@ -44,6 +44,9 @@ const LEFTOVER_PATIENCE: Duration = Duration::from_secs(60);
 /// Time between looks at children that the garbage collector is about to delete.
 const LEFTOVER_LOOK: Duration = Duration::from_secs(1);
 
+/// Time to the next decision after one that was made from what is no longer there.
+const STALE_LOOK: Duration = Duration::from_millis(100);
+
 /// What a pass works with.
 pub struct Context {
     /// Reads that no cache answers, and statuses.
@@ -105,7 +108,11 @@ pub async fn reconcile(context: &Context, key: &Key) -> Result<Done, Error> {
         return finish(context, &cr, &outcome, None).await;
     };
     let prepared = decisions::build(&validated);
-    match context.applier.apply(&owner(&cr, key), prepared).await {
+    let applied = context
+        .applier
+        .apply(&owner(&cr, key), prepared, fetched.proxy_config.as_ref())
+        .await;
+    match applied {
         Ok(resources) => {
             // Pods as they are now: what was read before may be older than what was just applied.
             let seen = dereference::pods(context, &cr, &resources.deployment).await?;
@@ -148,6 +155,11 @@ async fn apply_failed(context: &Context, cr: &Arc<Microservice>, error: apply::E
         // The object will go with its namespace, and nothing can be made there any more.
         apply::Error::Refused { source, .. } if is_namespace_terminating(source) => {
             return Ok(Done::Visit(RECHECK_SELDOM));
+        }
+        // Nobody's fault, and over by the next pass.
+        apply::Error::Stale { .. } => {
+            tracing::debug!(microservice = %Key::of(&**cr), error = chain(&error), "decides again");
+            return Ok(Done::Visit(STALE_LOOK));
         }
         apply::Error::Leftover { .. } if is_new(cr) => return Ok(Done::Visit(LEFTOVER_LOOK)),
         apply::Error::Leftover { child } | apply::Error::NotOwned { child } => (child, Some(LOOK_AGAIN)),

@@ -7,7 +7,7 @@ use kube::{
 use serde_json::Value;
 use trellis_api::names;
 
-use super::{Applier, Error, Owner, guard, subset};
+use super::{Applier, Basis, Error, Owner, guard, subset};
 use crate::{
     caches::Child,
     key::Key,
@@ -24,7 +24,12 @@ pub fn describe<K: Child>(name: &str) -> String {
 
 impl Applier {
     /// Makes one child what it should be; answers it as the API server has it.
-    pub(super) async fn apply_child<K: Child>(&self, owner: &Owner, wanted: K) -> Result<K, Error> {
+    pub(super) async fn apply_child<K: Child>(
+        &self,
+        owner: &Owner,
+        wanted: K,
+        basis: Basis<'_>,
+    ) -> Result<K, Error> {
         let name = describe::<K>(&wanted.name_any());
         let key = Key::of(&wanted);
         let api: Api<K> = Api::namespaced(self.client.clone(), &key.namespace);
@@ -48,11 +53,28 @@ impl Applier {
             };
             tracing::debug!(microservice = %owner.key, child = name, difference, "differs");
             patch["metadata"]["uid"] = live.uid().into();
+            if let Basis::Live(version) = basis {
+                if live.meta().resource_version.as_deref() != version {
+                    // A direct look may have found what the watch has not shown yet.
+                    K::cache(&self.caches).written((**live).clone());
+                    return Err(Error::Stale { child: name });
+                }
+                patch["metadata"]["resourceVersion"] = version.into();
+            }
             // Forced: a rival that took one of our fields loses it again. The object is ours, by uid.
             parameters = parameters.force();
         }
         self.authorise(&name)?;
         let answer = api.patch(&key.name, &parameters, &Patch::Apply(&patch)).await;
+        if let (Basis::Live(_), Err(kube::Error::Api(status))) = (basis, &answer)
+            && status.is_conflict()
+        {
+            self.metrics.wrote(&K::kind(&()), Verb::Apply, Outcome::Failed);
+            if let Some(live) = self.look(&api, &key, &name).await? {
+                K::cache(&self.caches).written((*live).clone());
+            }
+            return Err(Error::Stale { child: name });
+        }
         let before = live
             .as_ref()
             .and_then(|live| live.meta().resource_version.clone());

@@ -95,7 +95,63 @@ async fn pass(applier: &Applier, spec: &Value) -> Result<Resources<Applied>, Err
     let validated = validation
         .validated
         .unwrap_or_else(|| panic!("{:?}", validation.problems));
-    applier.apply(&owner(), decisions::build(&validated)).await
+    applier
+        .apply(
+            &owner(),
+            decisions::build(&validated),
+            fetched.proxy_config.as_ref(),
+        )
+        .await
+}
+
+/// Every document that was ever stored, as version and digest.
+fn documents(server: &Shared) -> Vec<(u64, String)> {
+    let stored = &server.lock().unwrap().documents;
+    let read = |text: &String| {
+        let document: Value = serde_json::from_str(text).unwrap();
+        (
+            document["version"].as_u64().unwrap(),
+            document["digest"].as_str().unwrap().to_owned(),
+        )
+    };
+    stored.iter().map(read).collect()
+}
+
+#[tokio::test]
+async fn two_documents_never_share_a_version_although_an_answer_was_lost_or_the_watch_lags() {
+    let with_port = |port: &str| {
+        let mut spec = fixed();
+        spec["ports"][0]["port"] = 9000.into();
+        spec["ports"][0]["name"] = port.into();
+        spec
+    };
+    let server = Shared::default();
+    let (leader, lagging) = (start(&server), start(&server));
+    pass(&leader, &fixed()).await.unwrap();
+
+    // Stored, but the answer never came: the leader still believes in the document before.
+    let next = server.lock().unwrap().writes.len();
+    server.lock().unwrap().crash = Some((next, true));
+    pass(&leader, &with_port("second")).await.unwrap_err();
+    server.lock().unwrap().crash = None;
+    let stale = pass(&leader, &with_port("third")).await;
+    assert!(
+        matches!(&stale, Err(Error::Stale { child }) if child == "ConfigMap user-proxy"),
+        "{stale:?}"
+    );
+    pass(&leader, &with_port("third")).await.unwrap();
+
+    // A replica that has not seen any of this takes over.
+    let stale = pass(&lagging, &with_port("fourth")).await;
+    assert!(matches!(stale, Err(Error::Stale { .. })), "{stale:?}");
+    pass(&lagging, &with_port("fourth")).await.unwrap();
+
+    let documents = documents(&server);
+    assert_eq!(documents.len(), 4, "{documents:?}");
+    assert!(
+        documents.is_sorted_by(|before, after| before.0 < after.0),
+        "{documents:?}"
+    );
 }
 
 #[tokio::test]

@@ -23,6 +23,8 @@ pub struct ApiServer {
     pub crash: Option<(usize, bool)>,
     /// Every number of replicas that a Deployment had.
     pub replicas: Vec<i64>,
+    /// Every proxy's document that was stored.
+    pub documents: Vec<String>,
 }
 
 /// Shared by processes that come and go.
@@ -70,6 +72,10 @@ impl ApiServer {
                 if !asked.is_null() && asked != uid {
                     return (409, failure(409, "Conflict", "another uid"));
                 }
+                let asked = &body["metadata"]["resourceVersion"];
+                if !asked.is_null() && *asked != live["metadata"]["resourceVersion"] {
+                    return (409, failure(409, "Conflict", "the object has been modified"));
+                }
                 let mut next = live.clone();
                 merge(&mut next, body);
                 own_replicas(&mut next, manager, body);
@@ -94,6 +100,8 @@ impl ApiServer {
     fn store(&mut self, path: &str, mut object: Value, before: &Value) -> Value {
         self.version += 1;
         self.replicas.extend(object["spec"]["replicas"].as_i64());
+        self.documents
+            .extend(object["data"]["proxy.json"].as_str().map(str::to_owned));
         object["metadata"]["resourceVersion"] = self.version.to_string().into();
         if before.is_null() {
             object["metadata"]["uid"] = format!("uid-{}", self.version).into();
