@@ -1,44 +1,64 @@
-//! A collector of spans that keeps what it is sent.
-//!
-//! It speaks just enough gRPC for `TraceService/Export` and does not decode protobuf: names, ids and attribute
-//! values lie in the message as they are, and that they arrived is what a test wants to know.
+//! A collector of spans that keeps what it is sent, for tests that ask who called whom.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use http::{HeaderMap, HeaderValue, header};
-use http_body_util::{BodyExt, Full};
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    common::v1::{KeyValue, any_value::Value},
+    trace::v1::{ResourceSpans, span::SpanKind},
+};
 use tokio::net::TcpListener;
-
-/// An empty message: not compressed, length 0.
-const EMPTY: &[u8] = &[0, 0, 0, 0, 0];
+use tonic::{Request, Response, Status, service::Routes};
 
 /// The collector; it ends with the test's runtime.
 #[derive(Clone, Debug)]
 pub struct Collector {
     address: SocketAddr,
-    received: Arc<Mutex<Vec<u8>>>,
+    spans: Arc<Mutex<Vec<Span>>>,
+}
+
+/// A span that has ended, with what its process says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Name of the span.
+    pub name: String,
+    /// Who called whom: `Server`, `Client`, or another.
+    pub kind: SpanKind,
+    /// 32 lowercase hexadecimal digits.
+    pub trace_id: String,
+    /// 16 lowercase hexadecimal digits.
+    pub span_id: String,
+    /// The same of the parent; None at the root of a trace.
+    pub parent_id: Option<String>,
+    /// Attributes that are text, of the process first.
+    pub attributes: Vec<(String, String)>,
 }
 
 impl Collector {
-    /// Starts on a free port.
+    /// Starts on a free port of the loopback interface.
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0".parse().unwrap()).await
+    }
+
+    /// Starts at an address, whose port may be 0.
+    pub async fn start_at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let collector = Self {
             address: listener.local_addr().unwrap(),
-            received: Arc::default(),
+            spans: Arc::default(),
         };
-        let path = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
-        let router = Router::new()
-            .route(path, post(export))
-            .with_state(collector.clone());
+        let router = Routes::new(TraceServiceServer::new(collector.clone())).into_axum_router();
         tokio::spawn(axum::serve(listener, router).into_future());
         collector
+    }
+
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// For `OTEL_EXPORTER_OTLP_ENDPOINT`.
@@ -46,24 +66,58 @@ impl Collector {
         format!("http://{}", self.address)
     }
 
-    /// Whether these bytes were in any message.
-    pub fn received(&self, bytes: &[u8]) -> bool {
-        self.received
-            .lock()
-            .unwrap()
-            .windows(bytes.len())
-            .any(|window| window == bytes)
+    /// The spans of a trace that have come so far.
+    pub fn trace(&self, trace_id: &str) -> Vec<Span> {
+        let spans = self.spans.lock().unwrap();
+        spans
+            .iter()
+            .filter(|span| span.trace_id == trace_id)
+            .cloned()
+            .collect()
     }
 }
 
-async fn export(State(collector): State<Collector>, message: Bytes) -> Response {
-    collector.received.lock().unwrap().extend_from_slice(&message);
-    let ok = async {
-        Some(Ok(HeaderMap::from_iter([(
-            header::HeaderName::from_static("grpc-status"),
-            HeaderValue::from_static("0"),
-        )])))
+impl Span {
+    /// The value of an attribute; empty if there is none that is text.
+    pub fn attribute(&self, name: &str) -> &str {
+        let found = self.attributes.iter().find(|(key, _)| key == name);
+        found.map_or("", |(_, value)| value)
+    }
+}
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let spans = request.into_inner().resource_spans.into_iter().flat_map(read);
+        self.spans.lock().unwrap().extend(spans);
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+fn read(of_process: ResourceSpans) -> impl Iterator<Item = Span> {
+    let process = text_attributes(of_process.resource.unwrap_or_default().attributes);
+    let spans = of_process.scope_spans.into_iter().flat_map(|scope| scope.spans);
+    spans.map(move |span| Span {
+        kind: span.kind(),
+        trace_id: hex(&span.trace_id),
+        span_id: hex(&span.span_id),
+        parent_id: (!span.parent_span_id.is_empty()).then(|| hex(&span.parent_span_id)),
+        attributes: [process.clone(), text_attributes(span.attributes)].concat(),
+        name: span.name,
+    })
+}
+
+fn text_attributes(attributes: Vec<KeyValue>) -> Vec<(String, String)> {
+    let text = |attribute: KeyValue| match attribute.value?.value? {
+        Value::StringValue(value) => Some((attribute.key, value)),
+        _ => None,
     };
-    let body = Full::new(Bytes::from_static(EMPTY)).with_trailers(ok);
-    ([(header::CONTENT_TYPE, "application/grpc")], Body::new(body)).into_response()
+    attributes.into_iter().filter_map(text).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -174,20 +174,14 @@ async fn spans_are_exported_when_there_is_a_collector() {
     );
     proxy.signal("TERM").await;
     assert!(proxy.ended().await.success());
-    let bytes = |hex: &str| -> Vec<u8> {
-        (0..hex.len())
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
-            .collect()
-    };
     eventually("the span arrives", || async {
-        let arrived = [
-            bytes(TRACE),
-            bytes(span),
-            bytes("b7ad6b7169203331"),
-            b"trellis.direction".to_vec(),
-        ];
-        arrived.iter().all(|part| collector.received(part)).then_some(())
+        let [arrived] = &collector.trace(TRACE)[..] else {
+            return None;
+        };
+        assert_eq!(arrived.span_id, span);
+        assert_eq!(arrived.parent_id.as_deref(), Some("b7ad6b7169203331"));
+        assert_eq!(arrived.attribute("trellis.direction"), "inbound");
+        Some(())
     })
     .await;
 }
