@@ -24,12 +24,20 @@ pub struct Answer {
 ///
 /// # Errors
 /// If no answer came.
-pub async fn send(method: Method, url: &str, body: Option<&Value>) -> Result<Answer> {
+pub async fn send(
+    method: Method,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: Option<&Value>,
+) -> Result<Answer> {
     let client: Client<HttpConnector, Full<bytes::Bytes>> =
         Client::builder(TokioExecutor::new()).build_http();
     let mut request = Request::builder().method(method).uri(url);
     if body.is_some() {
         request = request.header("content-type", "application/json");
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
     }
     let body = body.map_or_else(Vec::new, |value| value.to_string().into_bytes());
     let response = client
@@ -52,7 +60,7 @@ pub async fn send(method: Method, url: &str, body: Option<&Value>) -> Result<Ans
 /// # Errors
 /// If no answer came.
 pub async fn get(url: &str) -> Result<Answer> {
-    send(Method::GET, url, None).await
+    send(Method::GET, url, &[], None).await
 }
 
 /// POST of JSON.
@@ -60,7 +68,15 @@ pub async fn get(url: &str) -> Result<Answer> {
 /// # Errors
 /// If no answer came.
 pub async fn post(url: &str, body: &Value) -> Result<Answer> {
-    send(Method::POST, url, Some(body)).await
+    post_with(url, body, &[]).await
+}
+
+/// POST of JSON with headers.
+///
+/// # Errors
+/// If no answer came.
+pub async fn post_with(url: &str, body: &Value, headers: &[(&str, &str)]) -> Result<Answer> {
+    send(Method::POST, url, headers, Some(body)).await
 }
 
 /// GET of a Service's path through the API server, which needs no address of the Service outside the cluster.

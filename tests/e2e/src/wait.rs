@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::{Api, ResourceExt};
 use trellis_api::{
     Microservice,
@@ -83,6 +84,29 @@ pub async fn until_failing(
         ready.status == status::FALSE && ready.reason == reason.as_ref()
     })
     .await
+}
+
+/// Waits until a Deployment satisfies the test and all its pods are of its current template and available.
+///
+/// # Panics
+/// After the deadline, with the last status.
+pub async fn until_rolled_out(api: &Api<Deployment>, name: &str, test: impl Fn(&Deployment) -> bool) {
+    let what = format!("Deployment {name} to be rolled out");
+    eventually(Duration::from_secs(120), &what, || async {
+        let found = api.get(name).await?;
+        let wanted = found.spec.as_ref().and_then(|spec| spec.replicas);
+        let status = found.status.clone().unwrap_or_default();
+        anyhow::ensure!(
+            test(&found)
+                && status.observed_generation == found.metadata.generation
+                && status.replicas == wanted
+                && status.updated_replicas == wanted
+                && status.available_replicas == wanted,
+            "it is {status:?}"
+        );
+        Ok(())
+    })
+    .await;
 }
 
 /// The `Ready` condition, taken apart.
