@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use e2e::{Cluster, eventually, http, image, wait::until_ready, with_namespace};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -72,16 +72,21 @@ async fn a_caller_reaches_every_pod_of_its_dependency_over_http_and_http2() {
     with_namespace(|cluster, ns| async move {
         caller_and_callee(&cluster, &ns).await?;
 
-        let mut hosts = BTreeSet::new();
-        for _ in 0..60 {
-            let answer = ask(&cluster, &ns, "/caller/call?variable=CALLEE_URL&path=/greet").await;
-            assert!(
-                answer["path"] == "/greet" && answer["protocol"] == "HTTP/1.1",
-                "{answer}"
-            );
-            hosts.insert(answer["host"].to_string());
-        }
-        assert_eq!(hosts.len(), 3, "{hosts:?}");
+        // A pod that is ready is known to its callers a moment later.
+        eventually(SOON, "answers of three pods", || async {
+            let mut hosts = BTreeSet::new();
+            for _ in 0..60 {
+                let answer = ask(&cluster, &ns, "/caller/call?variable=CALLEE_URL&path=/greet").await;
+                assert!(
+                    answer["path"] == "/greet" && answer["protocol"] == "HTTP/1.1",
+                    "{answer}"
+                );
+                hosts.insert(answer["host"].to_string());
+            }
+            ensure!(hosts.len() == 3, "{hosts:?}");
+            Ok(())
+        })
+        .await;
 
         // Ping-pong over one stream, through both sidecars: nothing on the way may wait for the end of a body.
         let answer = ask(
@@ -199,17 +204,22 @@ async fn the_metrics_that_dashboards_read_are_there() {
             "/api/v1/namespaces/{ns}/pods/{pod}:{}/proxy/metrics",
             names::PORT_PROXY_HEALTH
         );
-        let request = ::http::Request::get(url).body(Vec::new())?;
-        let text = cluster.client.request_text(request).await?;
-        for name in [
-            "request_total",
-            "response_time_seconds",
-            "active_connections",
-            "http_server_request_duration_seconds",
-        ] {
-            assert!(text.contains(name), "{name} is not in\n{text}");
-        }
-        assert!(text.contains("method=\"GET\""), "{text}");
+        // A request is counted when its answer has ended, which the caller may see first.
+        eventually(SOON, "the metrics of a request", || async {
+            let request = ::http::Request::get(&url).body(Vec::new())?;
+            let text = cluster.client.request_text(request).await?;
+            for wanted in [
+                "request_total",
+                "response_time_seconds",
+                "active_connections",
+                "http_server_request_duration_seconds",
+                "method=\"GET\"",
+            ] {
+                ensure!(text.contains(wanted), "{wanted} is not in\n{text}");
+            }
+            Ok(())
+        })
+        .await;
         Ok(())
     })
     .await;

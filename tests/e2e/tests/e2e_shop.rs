@@ -109,13 +109,20 @@ async fn without_the_user_service_an_order_is_put_off_and_not_stored() -> Result
     until_ready(&services, "user").await;
     outcome?;
 
-    let id = unique();
-    let order = json!({"order_id": id, "username": username, "amount": 1});
-    eventually(Duration::from_secs(20), "orders to be taken again", || async {
-        let answer = http::post(&format!("{shop}/order/orders/"), &order).await?;
-        ensure!(answer.status.is_success(), "{answer:?}");
-        Ok(())
-    })
+    // Twenty in a row: each gateway and each sidecar of order has heard of the new pods, and the next test can begin.
+    eventually(
+        Duration::from_secs(20),
+        "users and orders to be taken again",
+        || async {
+            for _ in 0..20 {
+                let username = new_user(&shop).await?;
+                let order = json!({"order_id": unique(), "username": username, "amount": 1});
+                let answer = http::post(&format!("{shop}/order/orders/"), &order).await?;
+                ensure!(answer.status.is_success(), "{answer:?}");
+            }
+            Ok(())
+        },
+    )
     .await;
     Ok(())
 }
