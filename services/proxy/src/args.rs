@@ -4,6 +4,9 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
+/// Default of [`Run::max_connections`].
+const MAX_CONNECTIONS: usize = 4096;
+
 /// Sidecar and gateway of a Trellis mesh.
 #[derive(Debug, Parser)]
 #[command(name = "trellis-proxy", version)]
@@ -48,6 +51,9 @@ pub struct Run {
     /// Threads that serve requests; the number of cores, at most 2, if it is not given.
     #[arg(long, env = "TRELLIS_WORKER_THREADS")]
     pub worker_threads: Option<usize>,
+    /// Connections that callers may hold on each port; more wait until one ends.
+    #[arg(long, env = "TRELLIS_MAX_CONNECTIONS", default_value_t = MAX_CONNECTIONS)]
+    pub max_connections: usize,
     /// Name of the pod, as the operator knows it.
     #[arg(long, env = "POD_NAME", default_value = "")]
     pub pod: String,

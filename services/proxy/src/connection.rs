@@ -9,7 +9,8 @@
 //! connection whose request is still in the socket; both matter here.
 //!
 //! A connection ends when its caller closes it, when it stays idle or in the middle of a head for too long
-//! ([`activity`]), or when its listener closes: then HTTP/2 is told by GOAWAY and HTTP/1.1 after its current response.
+//! ([`activity`]), or when its listener closes: then HTTP/2 is told by GOAWAY and HTTP/1.1 after its current response. An
+//! idle HTTP/2 connection is told by GOAWAY as well, so that a request on its way meets no closed connection.
 //! While the process only drains, HTTP/1.1 connections stay open and each answer says `Connection: close`: an idle one
 //! that was closed could meet a request on its way, which no caller may repeat safely.
 
@@ -38,9 +39,11 @@ use self::{
     io::Socket,
 };
 use crate::{
+    admission::Place,
     body::{Body, Request, Response},
     intake::MAX_HEADER_BYTES,
     lifecycle::InFlight,
+    metrics::BadHead,
 };
 
 /// What answers the requests of a connection.
@@ -81,17 +84,27 @@ trait Graceful: Future<Output = hyper::Result<()>> {
     fn finish(self: Pin<&mut Self>);
 }
 
+/// How a connection that idles ends.
+#[derive(Debug, Clone, Copy)]
+enum Finally {
+    /// It is closed.
+    Close,
+    /// It is told to end; a caller that does not react is noticed by pings.
+    Finish,
+}
+
 /// Serves a connection until it ends.
 pub(crate) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
+    place: Place,
     stack: Stack,
     in_flight: InFlight,
     leave: Leave,
 ) {
     // On a socket of both protocols an IPv4 caller looks like ::ffff:192.0.2.7.
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let activity = Arc::new(Activity::new(Instant::now(), in_flight));
+    let activity = Arc::new(Activity::new(Instant::now(), in_flight, place));
     let (mut socket, mut over) = Socket::new(stream, Arc::clone(&activity));
     let first_bytes = tokio::time::timeout(activity::HEAD_TIMEOUT, socket.detect());
     let Some(Ok(Ok(http2))) = leave.unless_told(&activity, first_bytes).await else {
@@ -109,6 +122,7 @@ pub(crate) async fn serve(
         })
     };
     let result = if http2 {
+        activity.is_http2(Instant::now());
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
@@ -120,7 +134,7 @@ pub(crate) async fn serve(
             .keep_alive_timeout(PING_TIMEOUT)
             .serve_connection(TokioIo::new(socket), service);
         let told = leave.told_http2();
-        drive(connection, told, None).await
+        drive(connection, told, &activity, Finally::Finish).await
     } else {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -130,10 +144,21 @@ pub(crate) async fn serve(
             .serve_connection(TokioIo::new(socket), service)
             .with_upgrades();
         let told = leave.told_http1(&activity);
-        drive(connection, told, Some(&activity)).await
+        drive(connection, told, &activity, Finally::Close).await
     };
-    if let Err(error) = result {
-        tracing::debug!(%peer, error = &error as &dyn std::error::Error, "connection ended");
+    match result {
+        Err(error) if error.is_parse() => {
+            let reason = if error.is_parse_too_large() {
+                BadHead::TooLarge
+            } else {
+                BadHead::Malformed
+            };
+            activity.place().refused(reason, &error, peer);
+        }
+        Err(error) => {
+            tracing::debug!(%peer, error = &error as &dyn std::error::Error, "connection ended");
+        }
+        Ok(()) => {}
     }
     // Not there if a tunnel has it.
     if let Ok(stream) = over.try_recv() {
@@ -141,14 +166,16 @@ pub(crate) async fn serve(
     }
 }
 
-/// Polls a connection to its end. `watched` is given up when it idles or dawdles.
+/// Polls a connection to its end; `finally` says what becomes of one that idles or dawdles.
 async fn drive(
     connection: impl Graceful,
     told: impl Future,
-    watched: Option<&Activity>,
+    activity: &Activity,
+    finally: Finally,
 ) -> hyper::Result<()> {
     let (mut connection, mut told) = (pin!(connection), pin!(told));
     let mut finishing = false;
+    let mut given_up = false;
     let mut check_at = Instant::now() + activity::HEAD_TIMEOUT;
     loop {
         tokio::select! {
@@ -157,11 +184,14 @@ async fn drive(
                 finishing = true;
                 connection.as_mut().finish();
             }
-            () = tokio::time::sleep_until(check_at.into()), if watched.is_some() => {
-                let now = Instant::now();
-                match watched.map_or(Verdict::Check(now + activity::IDLE_TIMEOUT), |activity| activity.verdict(now)) {
-                    Verdict::Check(at) => check_at = at,
-                    Verdict::GiveUp => return Ok(()),
+            () = tokio::time::sleep_until(check_at.into()), if !given_up => {
+                match (activity.verdict(Instant::now()), finally) {
+                    (Verdict::Check(at), _) => check_at = at,
+                    (Verdict::GiveUp, Finally::Close) => return Ok(()),
+                    (Verdict::GiveUp, Finally::Finish) => {
+                        (finishing, given_up) = (true, true);
+                        connection.as_mut().finish();
+                    }
                 }
             }
         }
@@ -221,5 +251,57 @@ where
 {
     fn finish(self: Pin<&mut Self>) {
         self.graceful_shutdown();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::pending,
+        task::{Context, Poll},
+    };
+
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+    use crate::{admission::Admission, direction::Direction, metrics::Metrics};
+
+    /// A connection that ends only when it is told to.
+    struct Idle {
+        told: bool,
+    }
+
+    impl Future for Idle {
+        type Output = hyper::Result<()>;
+
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+            if self.told {
+                Poll::Ready(Ok(()))
+            } else {
+                Poll::Pending
+            }
+        }
+    }
+
+    impl Graceful for &mut Idle {
+        fn finish(mut self: Pin<&mut Self>) {
+            self.told = true;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_ends_and_over_http2_it_is_told_before() {
+        let metrics = Metrics::register(&mut Registry::default());
+        for (finally, told) in [(Finally::Finish, true), (Finally::Close, false)] {
+            let admission = Admission::new(1, Direction::Inbound, 15100, metrics.connections());
+            let long_ago = Instant::now().checked_sub(2 * activity::IDLE_TIMEOUT).unwrap();
+            let activity = Activity::new(long_ago, InFlight::default(), admission.occupy(None));
+            activity.is_http2(long_ago);
+            let mut connection = Idle { told: false };
+            drive(&mut connection, pending::<()>(), &activity, finally)
+                .await
+                .unwrap();
+            assert_eq!(connection.told, told, "{finally:?}");
+        }
     }
 }

@@ -20,6 +20,7 @@ pub mod args;
 
 mod access_log;
 mod admin;
+mod admission;
 mod answer;
 mod balance;
 mod body;
@@ -45,6 +46,7 @@ mod listeners;
 mod load;
 mod metrics;
 mod observe;
+mod occasionally;
 mod outbound;
 mod path_table;
 mod pool;

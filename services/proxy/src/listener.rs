@@ -4,6 +4,7 @@ use std::{
     future::Future,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,7 +12,10 @@ use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::connect::set_options;
+use crate::{
+    admission::{Admission, Place},
+    connect::set_options,
+};
 
 /// Connections that wait to be accepted; the kernel caps this by `net.core.somaxconn` (4096 by default).
 const BACKLOG: i32 = 4096;
@@ -76,7 +80,7 @@ fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     listen().map_err(|source| BindError { address, source })
 }
 
-/// Accepts until told to stop, and leaves nobody behind.
+/// Accepts as many as `admission` has places for, until told to stop, and leaves nobody behind.
 ///
 /// The kernel completes handshakes by itself. A caller whose connection waits to be accepted thinks that it is connected
 /// and sends its request; closing the listener resets it, and the caller cannot know that nobody saw the request. So
@@ -85,22 +89,27 @@ fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
 pub(crate) async fn accept<F>(
     listener: TcpListener,
     stop: CancellationToken,
-    serve: impl Fn(TcpStream, SocketAddr) -> F,
+    admission: Arc<Admission>,
+    serve: impl Fn(TcpStream, SocketAddr, Place) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let take = |stream: TcpStream, peer| {
+    let take = |stream: TcpStream, peer, permit| {
         set_options(&stream);
-        tokio::spawn(serve(stream, peer));
+        tokio::spawn(serve(stream, peer, admission.occupy(permit)));
     };
     loop {
-        let accepted = tokio::select! {
+        let accepted = async {
+            let permit = admission.free().await;
+            (listener.accept().await, permit)
+        };
+        let (accepted, permit) = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            accepted = accepted => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => take(stream, peer),
+            Ok((stream, peer)) => take(stream, peer, permit),
             Err(error) if is_of_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "failed to accept a connection");
@@ -120,7 +129,8 @@ pub(crate) async fn accept<F>(
                 if stream.set_nonblocking(true).is_ok()
                     && let Ok(stream) = TcpStream::from_std(stream)
                 {
-                    take(stream, peer);
+                    // Whoever waits in the backlog is served, place or not: it is the last time.
+                    take(stream, peer, None);
                 }
             }
             Err(error) if is_of_connection(&error) => {}
@@ -145,7 +155,15 @@ mod tests {
         task::JoinSet,
     };
 
+    use prometheus_client::registry::Registry;
+
     use super::*;
+    use crate::{direction::Direction, metrics::Metrics};
+
+    fn admission(most: usize) -> Arc<Admission> {
+        let metrics = Metrics::register(&mut Registry::default());
+        Admission::new(most, Direction::Inbound, 15100, metrics.connections())
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn whoever_is_connected_when_a_listener_closes_is_served() {
@@ -156,14 +174,20 @@ mod tests {
                 let address = listener.local_addr().unwrap();
                 let stop = CancellationToken::new();
                 let (served, mut count) = watch::channel(0);
-                let accepting = tokio::spawn(accept(listener, stop.clone(), move |mut stream, _| {
-                    let served = served.clone();
-                    async move {
-                        let byte = stream.read_u8().await.unwrap();
-                        stream.write_u8(byte).await.unwrap();
-                        served.send_modify(|count| *count += 1);
-                    }
-                }));
+                let accepting = tokio::spawn(accept(
+                    listener,
+                    stop.clone(),
+                    admission(2),
+                    move |mut stream, _, place| {
+                        let served = served.clone();
+                        async move {
+                            let byte = stream.read_u8().await.unwrap();
+                            stream.write_u8(byte).await.unwrap();
+                            served.send_modify(|count| *count += 1);
+                            drop(place);
+                        }
+                    },
+                ));
                 let mut callers: JoinSet<()> = (0..2).map(|_| call(address)).collect();
                 // In the middle of it.
                 count.wait_for(|count| *count > 20).await.unwrap();

@@ -14,7 +14,9 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    admission::Admission,
     connection::{self, Leave, Stack},
+    direction::Direction,
     gateway, inbound,
     lifecycle::Lifecycle,
     listener,
@@ -27,6 +29,8 @@ use crate::{
 pub(crate) struct Listeners {
     telemetry: Telemetry,
     lifecycle: Arc<Lifecycle>,
+    /// Connections that callers may hold on each port.
+    max_connections: usize,
     open: Mutex<BTreeMap<u16, Open>>,
     tasks: TaskTracker,
 }
@@ -42,10 +46,11 @@ pub(crate) struct Opened(Vec<(Arc<Listener>, TcpListener)>);
 
 impl Listeners {
     /// No listener yet.
-    pub(crate) fn new(telemetry: Telemetry, lifecycle: Arc<Lifecycle>) -> Self {
+    pub(crate) fn new(telemetry: Telemetry, lifecycle: Arc<Lifecycle>, max_connections: usize) -> Self {
         Self {
             telemetry,
             lifecycle,
+            max_connections,
             open: Mutex::default(),
             tasks: TaskTracker::new(),
         }
@@ -123,11 +128,20 @@ impl Listeners {
     }
 
     fn serve(&self, listener: Arc<Listener>, socket: TcpListener) -> Open {
-        let is_gateway = matches!(listener.serves, Serves::Paths(_));
+        let direction = match listener.serves {
+            Serves::App(_) => Direction::Inbound,
+            Serves::Paths(_) => Direction::Gateway,
+        };
+        let admission = Admission::new(
+            self.max_connections,
+            direction,
+            listener.port,
+            self.telemetry.metrics.connections(),
+        );
         let current = Arc::new(ArcSwap::new(listener));
         let draining = self.lifecycle.draining();
         let of_stack = (Arc::clone(&current), self.telemetry.clone(), draining.clone());
-        let stack: Stack = if is_gateway {
+        let stack: Stack = if direction == Direction::Gateway {
             gateway::stack(of_stack.0, of_stack.1, of_stack.2)
         } else {
             inbound::stack(of_stack.0, of_stack.1, of_stack.2)
@@ -138,16 +152,21 @@ impl Listeners {
             closing: closing.clone(),
         };
         let (tasks, in_flight) = (self.tasks.clone(), self.lifecycle.inbound.clone());
-        self.tasks
-            .spawn(listener::accept(socket, closing.clone(), move |stream, peer| {
+        self.tasks.spawn(listener::accept(
+            socket,
+            closing.clone(),
+            admission,
+            move |stream, peer, place| {
                 tasks.track_future(connection::serve(
                     stream,
                     peer,
+                    place,
                     stack.clone(),
                     in_flight.clone(),
                     leave.clone(),
                 ))
-            }));
+            },
+        ));
         Open { current, closing }
     }
 

@@ -7,22 +7,25 @@
 //! | `response_time_seconds` | service, route, method, direction |
 //! | `active_connections` (requests being answered) | service, route, method, direction |
 //! | `http_server_request_duration_seconds` | http_request_method, http_route, http_response_status_code, direction |
+//! | `caller_connections`, `caller_connections_full_total` | direction, port |
+//! | `refused_heads_total` | direction, port, reason |
 //!
-//! Bounded: service and route come from the document, methods are the registered ones or `_OTHER`.
+//! Bounded: service and route come from the document in use, methods are the registered ones or `_OTHER`. What a new
+//! document has no longer goes from the metrics as well ([`Metrics::retain`]).
 
-use std::{sync::Arc, time::Duration};
+mod connections;
+mod series;
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{
-        counter::Counter,
-        family::{Family, MetricConstructor},
-        gauge::Gauge,
-        histogram::Histogram,
-    },
+    metrics::{counter::Counter, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
 
+pub(crate) use self::connections::{BadHead, Connections, PortLabels};
+use self::series::Series;
 use crate::{direction::Direction, route::Labels};
 
 /// Bounds in seconds, from OpenTelemetry's semantic conventions, and one millisecond, which is much inside a mesh.
@@ -33,10 +36,19 @@ const SECONDS: [f64; 15] = [
 /// Request metrics; clones count into the same families.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
-    total: Family<AnsweredLabels, Counter>,
-    response_time: Family<RequestLabels, Histogram, Seconds>,
-    active: Family<RequestLabels, Gauge>,
-    duration: Family<ConventionLabels, Histogram, Seconds>,
+    total: Series<AnsweredLabels, Counter>,
+    response_time: Series<RequestLabels, Histogram>,
+    active: Series<RequestLabels, Gauge>,
+    duration: Series<ConventionLabels, Histogram>,
+    connections: Connections,
+}
+
+/// A request that is counted in.
+#[derive(Debug)]
+pub(crate) struct Active {
+    labels: RequestLabels,
+    /// The member that was counted up, which may be removed before it is counted down.
+    gauge: Gauge,
 }
 
 /// Labels of a request.
@@ -65,13 +77,8 @@ struct ConventionLabels {
     direction: &'static str,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Seconds;
-
-impl MetricConstructor<Histogram> for Seconds {
-    fn new_metric(&self) -> Histogram {
-        Histogram::new(SECONDS)
-    }
+fn seconds() -> Histogram {
+    Histogram::new(SECONDS)
 }
 
 impl RequestLabels {
@@ -90,63 +97,159 @@ impl Metrics {
     /// Registers the families; once per registry.
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
-            total: Family::default(),
-            response_time: Family::new_with_constructor(Seconds),
-            active: Family::default(),
-            duration: Family::new_with_constructor(Seconds),
+            total: Series::default(),
+            response_time: Series::of(seconds),
+            active: Series::default(),
+            duration: Series::of(seconds),
+            connections: Connections::register(registry),
         };
-        registry.register("request", "Requests answered", metrics.total.clone());
+        registry.register("request", "Requests answered", metrics.total.family());
         registry.register_with_unit(
             "response_time",
             "Time from the request's head to the response's head",
             Unit::Seconds,
-            metrics.response_time.clone(),
+            metrics.response_time.family(),
         );
         registry.register(
             "active_connections",
             "Requests being answered now",
-            metrics.active.clone(),
+            metrics.active.family(),
         );
         registry.register_with_unit(
             "http_server_request_duration",
             "Duration of HTTP server requests (OpenTelemetry semantic convention)",
             Unit::Seconds,
-            metrics.duration.clone(),
+            metrics.duration.family(),
         );
         metrics
     }
 
+    /// Metrics of connections.
+    pub(crate) fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
     /// Counts a request in.
-    pub(crate) fn begin(&self, labels: &RequestLabels) {
-        self.active.get_or_create(labels).inc();
+    pub(crate) fn begin(&self, labels: RequestLabels) -> Active {
+        let gauge = self.active.member(&labels);
+        gauge.inc();
+        Active { labels, gauge }
     }
 
     /// Counts a request out.
-    pub(crate) fn end(&self, labels: RequestLabels, status: u16, to_head: Duration) {
-        self.active.get_or_create(&labels).dec();
+    pub(crate) fn end(&self, active: &Active, status: u16, to_head: Duration) {
+        let Active { labels, gauge } = active;
+        gauge.dec();
         let seconds = to_head.as_secs_f64();
-        self.response_time.get_or_create(&labels).observe(seconds);
-        let convention = ConventionLabels {
-            http_request_method: labels.method,
-            http_route: Arc::clone(&labels.route),
-            http_response_status_code: status,
-            direction: labels.direction,
-        };
-        self.duration.get_or_create(&convention).observe(seconds);
+        self.response_time.member(labels).observe(seconds);
         let RequestLabels {
             service,
             route,
             method,
             direction,
         } = labels;
-        self.total
-            .get_or_create(&AnsweredLabels {
-                service,
-                route,
-                method,
-                status,
-                direction,
+        let convention = ConventionLabels {
+            http_request_method: method,
+            http_route: Arc::clone(route),
+            http_response_status_code: status,
+            direction,
+        };
+        self.duration.member(&convention).observe(seconds);
+        let answered = AnsweredLabels {
+            service: Arc::clone(service),
+            route: Arc::clone(route),
+            method,
+            status,
+            direction,
+        };
+        self.total.member(&answered).inc();
+    }
+
+    /// Forgets services, routes and ports that are not in use any more. Requests that are still being answered stay in
+    /// `active_connections`.
+    pub(crate) fn retain(&self, names: &HashSet<Labels>, ports: impl Fn(u16) -> bool) {
+        let routes: HashSet<&Arc<str>> = names.iter().map(|labels| &labels.route).collect();
+        let in_use = |service: &Arc<str>, route: &Arc<str>| {
+            names.contains(&Labels {
+                service: Arc::clone(service),
+                route: Arc::clone(route),
             })
-            .inc();
+        };
+        self.active
+            .retain(|labels, active| in_use(&labels.service, &labels.route) || active.get() != 0);
+        self.response_time
+            .retain(|labels, _| in_use(&labels.service, &labels.route));
+        self.total
+            .retain(|labels, _| in_use(&labels.service, &labels.route));
+        self.duration
+            .retain(|labels, _| routes.contains(&labels.http_route));
+        self.connections.retain(ports);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    fn labels(route: &str) -> Labels {
+        Labels {
+            service: "shop/order".into(),
+            route: route.into(),
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_use_any_more_goes_and_what_is_being_answered_is_not_counted_below_none() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let text = || {
+            let mut text = String::new();
+            encode(&mut text, &registry).unwrap();
+            text
+        };
+        let request = |route| RequestLabels::new(&labels(route), &http::Method::GET, Direction::Gateway);
+        let done = |route| metrics.end(&metrics.begin(request(route)), 200, Duration::ZERO);
+        done("stays");
+        done("goes");
+        let running = metrics.begin(request("goes"));
+        let stays = HashSet::from([labels("stays")]);
+        metrics.retain(&stays, |_| true);
+        let goes: Vec<String> = text()
+            .lines()
+            .filter(|line| line.contains("\"goes\""))
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(goes.len(), 1, "{goes:?}");
+        assert!(
+            goes[0].starts_with("active_connections") && goes[0].ends_with(" 1"),
+            "{goes:?}"
+        );
+
+        metrics.end(&running, 200, Duration::ZERO);
+        metrics.retain(&stays, |_| true);
+        assert!(!text().contains("goes"), "{}", text());
+        assert!(text().contains("\"stays\""));
+    }
+
+    #[test]
+    fn a_port_goes_with_its_last_connection() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let port = PortLabels::new(Direction::Inbound, 15100);
+        let open = metrics.connections().open(&port);
+        metrics.connections().full(&port);
+        open.inc();
+        let text = || {
+            let mut text = String::new();
+            encode(&mut text, &registry).unwrap();
+            text
+        };
+        metrics.retain(&HashSet::new(), |_| false);
+        assert!(text().contains("15100"));
+        open.dec();
+        metrics.retain(&HashSet::new(), |_| false);
+        assert!(!text().contains("15100"), "{}", text());
     }
 }

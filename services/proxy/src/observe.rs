@@ -29,7 +29,7 @@ use crate::{
     direction::Direction,
     failure::MadeHere,
     forwarded::Client,
-    metrics::{Metrics, RequestLabels},
+    metrics::{Active, Metrics, RequestLabels},
     route::Labels,
     target::{Target, Upstream},
     trace::{Export, Trace},
@@ -61,6 +61,7 @@ struct Record {
     started: Instant,
     trace: Trace,
     labels: Labels,
+    active: Active,
     method: Method,
     uri: Uri,
     version: Version,
@@ -157,8 +158,10 @@ impl Record {
             .map(|route| Arc::clone(&route.cluster.name));
         let headers = request.headers();
         let name = || format!("{} {}", request.method(), labels.route);
-        let record = Self {
+        let active = RequestLabels::new(&labels, request.method(), direction);
+        Self {
             telemetry: telemetry.clone(),
+            active: telemetry.metrics.begin(active),
             direction,
             started: Instant::now(),
             trace: Trace::begin(telemetry.export, direction, name, headers),
@@ -176,9 +179,7 @@ impl Record {
             grpc_status: None,
             _busy: request.extensions().get::<Busy>().cloned(),
             labels,
-        };
-        telemetry.metrics.begin(&record.request_labels());
-        record
+        }
     }
 
     fn head(&mut self, response: &Response) {
@@ -196,10 +197,6 @@ impl Record {
         if let Some(status) = fields.get("grpc-status") {
             self.grpc_status = Some(status.clone());
         }
-    }
-
-    fn request_labels(&self) -> RequestLabels {
-        RequestLabels::new(&self.labels, &self.method, self.direction)
     }
 
     fn attributes(&self, status: u16) -> Vec<KeyValue> {
@@ -232,7 +229,7 @@ impl Drop for Record {
         let to_head = answer
             .as_ref()
             .map_or_else(|| self.started.elapsed(), |answer| answer.to_head);
-        self.telemetry.metrics.end(self.request_labels(), status, to_head);
+        self.telemetry.metrics.end(&self.active, status, to_head);
         self.trace.end(status >= 500, || self.attributes(status));
         self.telemetry.access_log.add(&Line {
             direction: self.direction.as_str(),

@@ -56,11 +56,16 @@ impl Choose for Outbound {
     }
 
     fn labels(&self) -> Labels {
-        let unmatched: Arc<str> = trellis_chassis::metrics::UNMATCHED.into();
-        Labels {
-            service: Arc::clone(&unmatched),
-            route: unmatched,
-        }
+        unmatched()
+    }
+}
+
+/// Names for requests to hosts that no service has.
+pub(crate) fn unmatched() -> Labels {
+    let unmatched: Arc<str> = trellis_chassis::metrics::UNMATCHED.into();
+    Labels {
+        service: Arc::clone(&unmatched),
+        route: unmatched,
     }
 }
 

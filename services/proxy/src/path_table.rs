@@ -11,7 +11,7 @@ use trellis_proxy_config::{
     path::{self, Ambiguity},
 };
 
-use crate::route::Route;
+use crate::route::{Labels, Route};
 
 /// Routes by path.
 #[derive(Debug, Default)]
@@ -53,6 +53,18 @@ impl PathTable {
         }
         Ok(best)
     }
+
+    /// Names of all routes.
+    pub(crate) fn labels(&self) -> Vec<&Labels> {
+        let mut labels = Vec::new();
+        let mut nodes = vec![&self.0];
+        while let Some(node) = nodes.pop() {
+            let routes = node.declared.iter().chain(&node.by_service);
+            labels.extend(routes.map(|route| &route.labels));
+            nodes.extend(node.below.values());
+        }
+        labels
+    }
 }
 
 impl Node {
@@ -70,7 +82,7 @@ mod tests {
     use trellis_proxy_config::{Cluster as Settings, Protocol};
 
     use super::*;
-    use crate::{cluster::Cluster, route::Labels};
+    use crate::cluster::Cluster;
 
     fn table(routes: &[(Origin, &str)]) -> PathTable {
         let cluster = Arc::new(Cluster::new(

@@ -11,9 +11,11 @@ use trellis_chassis::{admin as health, drain, readiness::Readiness, telemetry};
 use crate::{
     access_log::AccessLog,
     admin::{self, Admin},
+    admission::Admission,
     args::{Run, Switch},
     configuration::Configuration,
     connection::{self, Leave},
+    direction::Direction,
     lifecycle::{self, InFlight, Lifecycle},
     listener,
     listeners::Listeners,
@@ -25,7 +27,7 @@ use crate::{
     trace::Export,
 };
 
-/// How often idle connections are looked at.
+/// How often idle connections, and metrics of what a document has no longer, are looked at.
 const SWEEP: Duration = Duration::from_secs(5);
 
 /// The port that the app sends its requests to.
@@ -54,7 +56,7 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<ExitCode> {
     };
     let readiness = Readiness::new();
     let lifecycle = Arc::new(Lifecycle::new(readiness.clone()));
-    let listeners = Listeners::new(telemetry.clone(), Arc::clone(&lifecycle));
+    let listeners = Listeners::new(telemetry.clone(), Arc::clone(&lifecycle), args.max_connections);
     let configuration = Arc::new(Configuration::new(listeners, readiness.task("configuration")));
 
     let health_socket = listener::bind_all(args.health_port)?;
@@ -72,9 +74,13 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<ExitCode> {
         lifecycle: Arc::clone(&lifecycle),
     };
     tokio::spawn(health::serve(admin_socket, admin::router(admin), never));
-    let outbound = serve_outbound(outbound_socket, &configuration, telemetry.clone());
+    let outbound = serve_outbound(&args, outbound_socket, &configuration, telemetry.clone());
     start_sources(&args, &configuration);
-    tokio::spawn(sweep(Arc::clone(&configuration)));
+    tokio::spawn(sweep(
+        Arc::clone(&configuration),
+        telemetry.metrics.clone(),
+        args.outbound_port,
+    ));
 
     signals.next().await;
     tokio::select! {
@@ -86,7 +92,18 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn serve_outbound(socket: TcpListener, configuration: &Configuration, telemetry: Telemetry) -> Outbound {
+fn serve_outbound(
+    args: &Run,
+    socket: TcpListener,
+    configuration: &Configuration,
+    telemetry: Telemetry,
+) -> Outbound {
+    let admission = Admission::new(
+        args.max_connections,
+        Direction::Outbound,
+        args.outbound_port,
+        telemetry.metrics.connections(),
+    );
     let stack = outbound::stack(Arc::clone(&configuration.snapshot), telemetry);
     let (closing, connections) = (CancellationToken::new(), TaskTracker::new());
     let leave = Leave {
@@ -95,15 +112,21 @@ fn serve_outbound(socket: TcpListener, configuration: &Configuration, telemetry:
     };
     let tasks = connections.clone();
     let in_flight = InFlight::default();
-    connections.spawn(listener::accept(socket, closing.clone(), move |stream, peer| {
-        tasks.track_future(connection::serve(
-            stream,
-            peer,
-            stack.clone(),
-            in_flight.clone(),
-            leave.clone(),
-        ))
-    }));
+    connections.spawn(listener::accept(
+        socket,
+        closing.clone(),
+        admission,
+        move |stream, peer, place| {
+            tasks.track_future(connection::serve(
+                stream,
+                peer,
+                place,
+                stack.clone(),
+                in_flight.clone(),
+                leave.clone(),
+            ))
+        },
+    ));
     Outbound { closing, connections }
 }
 
@@ -149,11 +172,15 @@ async fn leave(lifecycle: &Lifecycle, configuration: &Configuration, outbound: &
     }
 }
 
-async fn sweep(configuration: Arc<Configuration>) {
+async fn sweep(configuration: Arc<Configuration>, metrics: Metrics, outbound_port: u16) {
     loop {
         tokio::time::sleep(SWEEP).await;
         if let Some(snapshot) = configuration.snapshot.load_full() {
             snapshot.sweep();
+            let is_open = |port| {
+                port == outbound_port || snapshot.listeners.iter().any(|listener| listener.port == port)
+            };
+            metrics.retain(&snapshot.names(), is_open);
         }
     }
 }

@@ -8,7 +8,7 @@
 //! it. Clusters that did not change are carried over, with their connections.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     net::SocketAddr,
     sync::Arc,
@@ -21,6 +21,7 @@ use trellis_proxy_config::{
 
 use crate::{
     cluster::Cluster,
+    outbound,
     path_table::PathTable,
     route::{Labels, Methods, Route},
 };
@@ -146,7 +147,7 @@ impl Snapshot {
                 gateways: gateways.clone(),
             }));
         }
-        let outbound = outbound(&document, &clusters);
+        let outbound = by_host(&document, &clusters);
         if faults.is_empty() {
             Ok(Self {
                 document,
@@ -158,6 +159,20 @@ impl Snapshot {
         } else {
             Err(faults)
         }
+    }
+
+    /// Every name that a request may have in logs and metrics.
+    pub(crate) fn names(&self) -> HashSet<Labels> {
+        let unmatched = outbound::unmatched();
+        let listeners = self.listeners.iter().flat_map(|listener| {
+            let routes = match &listener.serves {
+                Serves::App(route) => vec![&route.labels],
+                Serves::Paths(table) => table.labels(),
+            };
+            routes.into_iter().chain([&listener.labels])
+        });
+        let outbound = self.outbound.values().map(|route| &route.labels);
+        listeners.chain(outbound).chain([&unmatched]).cloned().collect()
     }
 
     /// Closes connections that have been idle for too long.
@@ -239,7 +254,7 @@ fn paths(
     table
 }
 
-fn outbound(
+fn by_host(
     document: &Document,
     clusters: &BTreeMap<ClusterName, Arc<Cluster>>,
 ) -> HashMap<Box<str>, Arc<Route>> {

@@ -1,10 +1,13 @@
-//! What an HTTP/1.1 connection is doing, and how long it may go on doing it.
+//! What a connection is doing, and how long it may go on doing it.
 //!
 //! | state | from | until | limit |
 //! |---|---|---|---|
 //! | head | accept, or a byte while idle | the head is complete | [`HEAD_TIMEOUT`] |
 //! | busy | the head is complete | the response has been sent | none here |
 //! | idle | the response has been sent | the next byte | [`IDLE_TIMEOUT`] |
+//!
+//! On HTTP/2 there are only busy and idle: heads come in one piece of at most 16 KiB, and frames that are no request, as
+//! the answers to our pings, make no connection busy. It idles from its preface on.
 //!
 //! hyper's own timer makes no difference between head and idle: long enough for keep-alive, it lets a slow head live for
 //! a minute; short enough for heads, it closes idle connections under the hands of pools.
@@ -19,7 +22,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::lifecycle::{InFlight, Running};
+use crate::{
+    admission::Place,
+    lifecycle::{InFlight, Running},
+};
 
 /// Time for the head of a request.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,6 +37,9 @@ pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 pub(crate) struct Activity {
     epoch: Instant,
     in_flight: InFlight,
+    /// Kept by tunnels, too, which outlive what HTTP knows of the connection.
+    place: Place,
+    http2: AtomicBool,
     requests: AtomicUsize,
     fresh: AtomicBool,
     /// A byte of a head has come.
@@ -57,10 +66,12 @@ pub(crate) struct Busy {
 
 impl Activity {
     /// A connection that was just accepted: its first head is due.
-    pub(crate) fn new(now: Instant, in_flight: InFlight) -> Self {
+    pub(crate) fn new(now: Instant, in_flight: InFlight, place: Place) -> Self {
         Self {
             epoch: now,
             in_flight,
+            place,
+            http2: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
             fresh: AtomicBool::new(true),
             in_head: AtomicBool::new(true),
@@ -68,8 +79,23 @@ impl Activity {
         }
     }
 
+    /// The caller speaks HTTP/2.
+    pub(crate) fn is_http2(&self, now: Instant) {
+        self.http2.store(true, Ordering::Relaxed);
+        self.in_head.store(false, Ordering::Relaxed);
+        self.since.store(self.millis(now), Ordering::Relaxed);
+    }
+
+    /// Where the connection is counted.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Bytes have come.
     pub(crate) fn received(&self, now: Instant) {
+        if self.http2.load(Ordering::Relaxed) {
+            return;
+        }
         if self.requests.load(Ordering::Relaxed) == 0 && !self.in_head.swap(true, Ordering::Relaxed) {
             self.since.store(self.millis(now), Ordering::Relaxed);
         }
@@ -141,14 +167,22 @@ impl Drop for Busy {
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::registry::Registry;
+
     use super::*;
+    use crate::{admission::Admission, direction::Direction, metrics::Metrics};
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    fn place() -> Place {
+        let metrics = Metrics::register(&mut Registry::default());
+        Admission::new(1, Direction::Inbound, 15100, metrics.connections()).occupy(None)
+    }
 
     #[test]
     fn the_first_head_is_due_at_once() {
         let start = Instant::now();
-        let activity = Activity::new(start, InFlight::default());
+        let activity = Activity::new(start, InFlight::default(), place());
         assert!(activity.is_fresh());
         activity.received(start + 9 * SECOND);
         assert_eq!(
@@ -161,7 +195,7 @@ mod tests {
     #[test]
     fn a_request_may_take_its_time_and_then_the_connection_may_idle() {
         let start = Instant::now();
-        let activity = Arc::new(Activity::new(start, InFlight::default()));
+        let activity = Arc::new(Activity::new(start, InFlight::default(), place()));
         let busy = Busy::new(&activity);
         assert!(!activity.is_fresh());
         assert_ne!(activity.verdict(start + 3600 * SECOND), Verdict::GiveUp);
@@ -173,12 +207,28 @@ mod tests {
 
     #[test]
     fn a_head_that_begins_while_idle_is_due_soon() {
-        let activity = Arc::new(Activity::new(Instant::now(), InFlight::default()));
+        let activity = Arc::new(Activity::new(Instant::now(), InFlight::default(), place()));
         drop(Busy::new(&activity));
         let now = Instant::now() + 60 * SECOND;
         activity.received(now);
         activity.received(now + 9 * SECOND);
         assert_ne!(activity.verdict(now + 9 * SECOND), Verdict::GiveUp);
         assert_eq!(activity.verdict(now + 10 * SECOND + SECOND), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn over_http2_only_requests_keep_a_connection_from_idling() {
+        let start = Instant::now();
+        let activity = Arc::new(Activity::new(start, InFlight::default(), place()));
+        activity.is_http2(start + 5 * SECOND);
+        // The answer to a ping.
+        activity.received(start + 60 * SECOND);
+        assert_ne!(activity.verdict(start + 79 * SECOND), Verdict::GiveUp);
+        assert_eq!(activity.verdict(start + 80 * SECOND), Verdict::GiveUp);
+        let busy = Busy::new(&activity);
+        assert_ne!(activity.verdict(start + 3600 * SECOND), Verdict::GiveUp);
+        drop(busy);
+        assert_ne!(activity.verdict(Instant::now() + 74 * SECOND), Verdict::GiveUp);
+        assert_eq!(activity.verdict(Instant::now() + 76 * SECOND), Verdict::GiveUp);
     }
 }

@@ -1,7 +1,8 @@
 //! What callers cannot make the proxy do.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
+use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -10,8 +11,10 @@ use tokio::{
 use trellis_proxy_config::Protocol;
 
 use crate::support::{
+    backend::Backend,
     client::{Client, get, over_http2, raw},
-    proxy::before_echo,
+    document, eventually, free_port,
+    proxy::{Setup, before_echo, local},
     soon,
 };
 
@@ -152,4 +155,79 @@ async fn http2_callers_may_not_open_streams_without_bound() {
     };
     assert_eq!(soon("a response", exchange).await, 200);
     assert_eq!(connection.max_concurrent_send_streams(), 100);
+}
+
+#[tokio::test]
+async fn callers_beyond_the_bound_of_connections_wait_for_one_to_end() {
+    let (app, port) = (Backend::echo().await, free_port());
+    let document = document::sidecar().inbound(port, app.address, Protocol::Http1);
+    let setup = Setup::with(&document.build()).env("TRELLIS_MAX_CONNECTIONS", "2");
+    let proxy = setup.start().await;
+    proxy.ready().await;
+    let address = local(port);
+    let (mut first, mut second) = (Client::http1(address).await, Client::http1(address).await);
+    for caller in [&mut first, &mut second] {
+        assert_eq!(caller.send(get("/")).await.status(), 200);
+    }
+    // The kernel takes it; the proxy does not yet.
+    let mut third = Client::http1(address).await;
+    let mut waits = pin!(third.send(get("/")));
+    assert!(futures::poll!(waits.as_mut()).is_pending());
+    let labels = format!("{{direction=\"inbound\",port=\"{port}\"}}");
+    for _ in 0..20 {
+        assert_eq!(first.send(get("/")).await.status(), 200);
+        assert!(futures::poll!(waits.as_mut()).is_pending());
+    }
+    let metrics = proxy.metrics().await;
+    for line in [
+        format!("caller_connections{labels} 2\n"),
+        format!("caller_connections_full_total{labels} 1\n"),
+    ] {
+        assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
+    assert!(futures::poll!(waits.as_mut()).is_pending());
+    drop(second);
+    assert_eq!(waits.await.status(), 200);
+    let told = |line: &Value| {
+        line["message"]
+            .as_str()
+            .is_some_and(|it| it.starts_with("all places"))
+    };
+    assert_eq!(
+        proxy.lines().iter().filter(|line| told(line)).count(),
+        1,
+        "the second time is kept back"
+    );
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_counted_and_not_logged_each_time() {
+    let (_app, proxy, address) = before_echo(Protocol::Http1).await;
+    let huge = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nx: {}\r\n\r\n",
+        "x".repeat(300 * 1024)
+    );
+    for (head, status) in [
+        ("\x16\x03\x01 hello, TLS?\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nbad header\r\n\r\n", 400),
+        (huge.as_str(), 431),
+    ] {
+        let answer = raw(address, head).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+    let port = address.port();
+    let line = |reason, count| {
+        format!("refused_heads_total{{direction=\"inbound\",port=\"{port}\",reason=\"{reason}\"}} {count}\n")
+    };
+    eventually("all are counted", || async {
+        let metrics = proxy.metrics().await;
+        let counted = metrics.contains(&line("malformed", 2)) && metrics.contains(&line("too_large", 1));
+        counted.then_some(())
+    })
+    .await;
+    let told = proxy.lines();
+    let told = told
+        .iter()
+        .filter(|line| line["message"] == "refused what could not be read");
+    assert_eq!(told.count(), 1);
 }

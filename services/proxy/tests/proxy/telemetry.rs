@@ -185,3 +185,45 @@ async fn spans_are_exported_when_there_is_a_collector() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_a_document_has_no_longer_goes_from_the_metrics() {
+    let app = Backend::echo().await;
+    let (first, second) = (free_port(), free_port());
+    let (order, user) = (cluster("order", "http"), cluster("user", "http"));
+    let with_user = |version, port| {
+        document::gateway()
+            .version(version)
+            .local_cluster(&user, app.address.port(), Protocol::Http1)
+            .listener(port)
+            .route(Origin::ByService, "/user", &[], &user)
+    };
+    let both = with_user(1, first)
+        .local_cluster(&order, app.address.port(), Protocol::Http1)
+        .route(Origin::Declared, "/orders", &[], &order);
+    let setup = Setup::with(&both.build());
+    let gateway = setup.start().await;
+    gateway.knows("shop/order/http", 1).await;
+    gateway.knows("shop/user/http", 1).await;
+    let mut caller = Client::http1(local(first)).await;
+    for path in ["/orders", "/user/ada"] {
+        assert_eq!(caller.send(get(path)).await.status(), 200);
+    }
+    let gone = format!("port=\"{first}\"");
+    eventually("both are counted", || async {
+        let metrics = gateway.metrics().await;
+        let counted = metrics.contains("shop/order/orders") && metrics.contains(&gone);
+        counted.then_some(())
+    })
+    .await;
+
+    setup.write(&with_user(2, second).build());
+    gateway.uses(2).await;
+    drop(caller);
+    let metrics = eventually("what is gone is gone", || async {
+        let metrics = gateway.metrics().await;
+        (!metrics.contains("shop/order") && !metrics.contains(&gone)).then_some(metrics)
+    })
+    .await;
+    assert!(metrics.contains("route=\"shop/user\""), "{metrics}");
+}
