@@ -2,6 +2,9 @@
 //!
 //! A process is known by its id *and* its start time, both from `/proc/PID/stat`: ids are used again, and after a
 //! restart of the machine a recorded id may be anybody's. Only a process that matches both is ever signalled.
+//!
+//! A process writes its record itself, before it becomes the program: whenever the caller is killed, no program runs without
+//! a record. One that cannot write it, on a full disk, ends.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,17 +17,27 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use crate::command::tail_of;
 use crate::poll;
 
-/// Closes what this process was given open and did not open itself, then becomes the program. A daemon that inherits the lock
-/// file of whoever called `cargo xtask` would hold the lock for as long as it runs.
-const CLOSE_ALL: &str = r#"
+/// Closes what this process was given open and did not open itself (without redirecting the loop's errors: the shell would keep
+/// the real standard error open elsewhere, and the loop close that), writes the record (the start time is the 20th field after
+/// the name in `stat`, and stays over an exec), then becomes the program. A daemon that inherits the lock file of whoever
+/// called `cargo xtask` would hold the lock for as long as it runs.
+const BECOME: &str = r#"
 for fd in /proc/$$/fd/*; do
     fd=${fd##*/}
     [ "$fd" -le 2 ] || eval "exec $fd>&-"
-done 2>/dev/null
+done
+record=$1 fingerprint=$2
+shift 2
+read -r stat </proc/$$/stat
+fields=(${stat##*) })
+printf '{"pid":%d,"start":%d,"fingerprint":"%s"}' $$ "${fields[19]}" "$fingerprint" >"$record" || exit
 exec "$@"
 "#;
+/// How long a process may take to write its record.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A process that was started here.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
@@ -57,7 +70,7 @@ impl Processes {
         (start_time(record.pid) == Some(record.start)).then_some(record)
     }
 
-    /// Starts a process in a session of its own, its output appended to `log`.
+    /// Starts a process in a session of its own; its output goes to `log`, which begins empty. The fingerprint is plain text.
     pub fn start(
         &self,
         name: &str,
@@ -69,8 +82,10 @@ impl Processes {
         fs::create_dir_all(&self.folder).context("failed to create the folder of process records")?;
         let output = File::create(log).with_context(|| format!("failed to create {}", log.display()))?;
         // setsid(1) and the shell exec without forking, so the child's id stays the program's.
-        let child = Command::new("setsid")
-            .args(["bash", "-c", CLOSE_ALL, "bash"])
+        let mut child = Command::new("setsid")
+            .args(["bash", "-c", BECOME, "bash"])
+            .arg(self.file(name))
+            .arg(fingerprint)
             .arg(program)
             .args(arguments)
             .env_clear()
@@ -86,14 +101,20 @@ impl Processes {
             .spawn()
             .with_context(|| format!("failed to start {name}"))?;
         let pid = i32::try_from(child.id()).context("process id out of range")?;
-        let start = start_time(pid).with_context(|| format!("{name} ended at once"))?;
-        let record = Record {
-            pid,
-            start,
-            fingerprint: fingerprint.to_owned(),
-        };
-        fs::write(self.file(name), serde_json::to_vec(&record)?).context("failed to record the process")?;
-        Ok(record)
+        let recorded = poll::until(PATIENCE, Duration::from_millis(2), || {
+            let record = self.alive(name).filter(|record| record.pid == pid);
+            Ok(match record {
+                Some(record) => Some(Some(record)),
+                None => child.try_wait()?.map(|_| None),
+            })
+        })?;
+        recorded.flatten().with_context(|| {
+            format!(
+                "failed to start {name}; last lines of {}:\n{}",
+                log.display(),
+                tail_of(log, 5)
+            )
+        })
     }
 
     /// Asks a process to end, and ends it after `grace`; without grace, ends it at once. No error if it does not run.
@@ -210,6 +231,54 @@ mod tests {
         assert_eq!(written.split_whitespace().count(), 5, "{written}");
         assert_eq!(Processes::new(&folder).alive("a"), Some(record));
         Processes::new(&folder).stop("a", Duration::ZERO).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_program_finds_its_own_record_and_both_its_outputs_go_to_the_log() {
+        let folder = std::env::temp_dir().join(format!("trellis-record-test-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let log = folder.join("log");
+        let script = "cat \"$1\"; echo; echo \"$$\" >&2; exec sleep 60";
+        let arguments: Vec<String> = ["-c", script, "sh", &folder.join("a.json").display().to_string()]
+            .map(str::to_owned)
+            .into();
+        let record = Processes::new(&folder)
+            .start("a", Path::new("/bin/sh"), &arguments, &log, "f")
+            .unwrap();
+        let seen = poll::until(Duration::from_secs(10), Duration::from_millis(10), || {
+            let text = fs::read_to_string(&log)?;
+            Ok(text
+                .ends_with(&format!("{}\n", record.pid))
+                .then(|| text.lines().next().unwrap_or_default().to_owned()))
+        });
+        let seen: Record = serde_json::from_str(&seen.unwrap().unwrap()).unwrap();
+        assert_eq!(seen, record);
+        assert_eq!(start_time(record.pid), Some(record.start));
+        Processes::new(&folder).stop("a", Duration::ZERO).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_program_is_not_started_when_its_record_cannot_be_written() {
+        let folder = std::env::temp_dir().join(format!("trellis-unrecorded-test-{}", std::process::id()));
+        let (log, trace) = (folder.join("log"), folder.join("trace"));
+        fs::create_dir_all(folder.join("a.json")).unwrap();
+        let error = Processes::new(&folder)
+            .start(
+                "a",
+                Path::new("/bin/touch"),
+                &[trace.display().to_string()],
+                &log,
+                "f",
+            )
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("failed to start a") && error.contains("a.json"),
+            "{error}"
+        );
+        assert!(!trace.exists());
         fs::remove_dir_all(&folder).unwrap();
     }
 }
