@@ -22,6 +22,7 @@ mod privilege;
 mod process;
 mod progress;
 mod provider;
+mod secret_file;
 mod sizes;
 mod space;
 mod status;

@@ -5,8 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -17,6 +16,7 @@ use crate::digest;
 use crate::kubectl::Kubectl;
 use crate::paths::Paths;
 use crate::provider::Name;
+use crate::secret_file;
 
 /// The Secret of the superuser.
 pub const SUPERUSER: &str = "postgres";
@@ -101,14 +101,5 @@ fn random() -> Result<String> {
 }
 
 fn keep(file: &Path, passwords: &Passwords) -> Result<()> {
-    let mut output = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(file)
-        .with_context(|| format!("failed to write {}", file.display()))?;
-    output
-        .write_all(&serde_json::to_vec_pretty(passwords)?)
-        .context("failed to keep the passwords")
+    secret_file::write(file, &serde_json::to_vec_pretty(passwords)?).context("failed to keep the passwords")
 }

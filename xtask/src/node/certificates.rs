@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use super::{Node, configuration};
 use crate::command::output;
+use crate::secret_file;
 
 /// kubeadm's certificates hold for a year: make new ones well before.
 const RENEW_AFTER: Duration = Duration::from_secs(300 * 24 * 3600);
@@ -56,7 +57,7 @@ pub fn ensure(node: &Node) -> Result<()> {
     for (file, user) in USERS {
         let text =
             output(kubeadm().args(["kubeconfig", "user", "--config", &config, "--client-name", user]))?;
-        fs::write(folder.join(file), text).with_context(|| format!("failed to write {file}"))?;
+        secret_file::write(&folder.join(file), text.as_bytes())?;
     }
     fs::write(&marker, "").context("failed to mark the certificates as complete")
 }

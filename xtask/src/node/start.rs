@@ -19,6 +19,7 @@ use crate::image::Image;
 use crate::poll;
 use crate::privilege;
 use crate::progress::{self, Step};
+use crate::secret_file;
 use crate::space;
 
 /// How long a component may take to work: the API server of a loaded two-core machine is the slowest.
@@ -28,8 +29,8 @@ const CLOSING: Duration = Duration::from_secs(3);
 /// What a component gets to end before it is started differently. The API server would wait a minute for its watches; all of
 /// them are made to be killed.
 const RESTART_GRACE: Duration = Duration::from_secs(5);
-/// Volumes for StatefulSets; PostgreSQL takes one.
-const VOLUMES: usize = 4;
+/// Volumes for StatefulSets; PostgreSQL takes one. A volume is an empty folder until a claim takes it, and is given only once.
+const VOLUMES: usize = 16;
 /// The owner of the volumes' folders: PostgreSQL's user in its image.
 const VOLUME_OWNER: u32 = 999;
 
@@ -293,7 +294,6 @@ fn hand_over(node: &Node) -> Result<()> {
     if fs::read(&mine).is_ok_and(|known| known == admin) {
         return Ok(());
     }
-    fs::write(&mine, admin).context("failed to write the kubeconfig")?;
-    fs::set_permissions(&mine, fs::Permissions::from_mode(0o600))?;
+    secret_file::write(&mine, &admin)?;
     privilege::give_back(&mine)
 }
