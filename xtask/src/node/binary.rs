@@ -1,10 +1,11 @@
 //! The node binary: every component of Kubernetes, built from source modules once and kept.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 
@@ -39,22 +40,64 @@ pub fn folder(sources: &Path, cache: &Path) -> Result<PathBuf> {
 /// The folder with the components, built if its sources changed.
 pub fn ensure(sources: &Path, cache: &Path) -> Result<PathBuf> {
     let folder = folder(sources, cache)?;
-    if folder.join("kubectl").exists() {
-        return Ok(folder);
+    if !is_complete(&folder) {
+        build(sources, &folder)?;
+        link(&folder)?;
+        forget_old(&cache.join("node"), &folder);
     }
+    // The time of the last use decides which of the others stay.
+    let _ = File::open(&folder).and_then(|folder| folder.set_modified(SystemTime::now()));
+    Ok(folder)
+}
+
+/// Whether every component is there. The binary gets its name only when it is whole.
+fn is_complete(folder: &Path) -> bool {
+    folder.join(BINARY).is_file()
+        && NAMES
+            .iter()
+            .all(|name| fs::read_link(folder.join(name)).is_ok_and(|target| target == Path::new(BINARY)))
+}
+
+fn link(folder: &Path) -> Result<()> {
+    for name in NAMES {
+        let link = folder.join(name);
+        let _ = fs::remove_file(&link);
+        symlink(BINARY, &link).with_context(|| format!("failed to link {name}"))?;
+    }
+    Ok(())
+}
+
+/// Removes binaries of other sources, 215 MB each, but for the newest of them: two checkouts may take turns.
+fn forget_old(folder: &Path, current: &Path) {
+    let mut others: Vec<(SystemTime, PathBuf)> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.path() != current)
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    others.sort();
+    others.pop();
+    for (_, folder) in others {
+        // What stays for want of rights costs room and nothing else.
+        let _ = fs::remove_dir_all(folder);
+    }
+}
+
+fn build(sources: &Path, folder: &Path) -> Result<()> {
     if !on_path("go") {
         bail!(
             "the local cluster is built with Go, and there is no `go`\n  fix: install Go 1.26 or later and put it on PATH"
         );
     }
     let step = progress::step("building the Kubernetes node (first time: about 8 minutes on 2 cores)");
-    fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
+    fs::create_dir_all(folder).with_context(|| format!("failed to create {}", folder.display()))?;
     let most = packages(sources).unwrap_or(0);
-    let binary = folder.join(BINARY);
+    let unfinished = folder.join(format!("{BINARY}.new"));
     let flags = linker_flags(version()?);
     let mut child = Command::new("go")
         .args(["build", "-v", "-buildvcs=false", "-ldflags", &flags, "-o"])
-        .arg(&binary)
+        .arg(&unfinished)
         .arg(".")
         .current_dir(sources)
         .stdin(Stdio::null())
@@ -85,13 +128,9 @@ pub fn ensure(sources: &Path, cache: &Path) -> Result<PathBuf> {
             tail(&lines, 15)
         );
     }
-    for name in NAMES {
-        let link = folder.join(name);
-        let _ = fs::remove_file(&link);
-        symlink(BINARY, &link).with_context(|| format!("failed to link {name}"))?;
-    }
+    fs::rename(&unfinished, folder.join(BINARY)).context("failed to name the Kubernetes node's binary")?;
     step.done("");
-    Ok(folder)
+    Ok(())
 }
 
 /// A digest of everything that decides what the binary is.
@@ -143,7 +182,41 @@ fn packages(sources: &Path) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn a_folder_is_complete_only_with_the_binary_and_every_name() {
+        let folder = std::env::temp_dir().join(format!("trellis-binary-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        link(&folder).unwrap();
+        assert!(!is_complete(&folder), "no binary");
+        fs::write(folder.join(BINARY), "").unwrap();
+        assert!(is_complete(&folder));
+        fs::remove_file(folder.join("kubelet")).unwrap();
+        assert!(!is_complete(&folder), "no kubelet");
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn the_current_binary_and_the_newest_of_the_others_are_kept() {
+        let folder = std::env::temp_dir().join(format!("trellis-old-{}", std::process::id()));
+        // The current one is the oldest: it has been built before the others were used.
+        for (age, name) in ["newest", "old", "older", "current"].iter().enumerate() {
+            fs::create_dir_all(folder.join(name).join("bin")).unwrap();
+            let at = SystemTime::now() - Duration::from_secs(60 * age as u64);
+            File::open(folder.join(name)).unwrap().set_modified(at).unwrap();
+        }
+        forget_old(&folder, &folder.join("current"));
+        let mut left: Vec<_> = fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["current", "newest"]);
+        fs::remove_dir_all(folder).unwrap();
+    }
 
     #[test]
     fn the_version_is_the_one_that_the_module_requires() {
