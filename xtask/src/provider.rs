@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::image::Image;
 use crate::kubectl::Kubectl;
@@ -19,7 +19,7 @@ use crate::paths::Paths;
 pub use local::Local;
 
 /// The providers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Name {
     /// Kubernetes built from source, as processes of this machine.
@@ -37,6 +37,13 @@ pub struct Options {
     pub image_prefix: Option<String>,
     /// Go on although the cluster is not a local one.
     pub yes: bool,
+}
+
+/// What the verbs after an `up` go by.
+#[derive(Debug, Deserialize, PartialEq, Eq, Serialize)]
+struct Choice {
+    provider: Name,
+    image_prefix: Option<String>,
 }
 
 /// One way to have a cluster.
@@ -71,32 +78,88 @@ pub trait Provider {
 
 /// The provider asked for, or the one used last, or the best that works here.
 pub fn choose(paths: &Paths, asked: Option<Name>, options: &Options) -> Result<Box<dyn Provider>> {
-    let kind = asked.or_else(|| remembered(paths)).unwrap_or_else(|| {
-        if kind::is_usable() {
-            Name::Kind
-        } else {
-            Name::Local
-        }
-    });
-    Ok(match kind {
+    let last = remembered(paths);
+    let name = asked
+        .or(last.as_ref().map(|choice| choice.provider))
+        .unwrap_or_else(|| {
+            if kind::is_usable() {
+                Name::Kind
+            } else {
+                Name::Local
+            }
+        });
+    let options = &Options {
+        image_prefix: options
+            .image_prefix
+            .clone()
+            .or(last.and_then(|choice| choice.image_prefix)),
+        ..*options
+    };
+    Ok(match name {
         Name::Local => Box::new(Local::new(paths)?),
         Name::Kind => Box::new(kind::KindCluster::new(paths)),
         Name::Current => Box::new(current::Current::new(paths, options)?),
     })
 }
 
-/// Keeps the choice for the verbs that follow.
-pub fn remember(paths: &Paths, provider: Name) -> Result<()> {
+/// Keeps the choice for the verbs that follow. An image prefix is kept until another one is named. `yes` is not kept: it was
+/// said of the cluster that the kubeconfig named then.
+pub fn remember(paths: &Paths, provider: Name, options: &Options) -> Result<()> {
+    let image_prefix = options
+        .image_prefix
+        .clone()
+        .or_else(|| remembered(paths)?.image_prefix);
+    let choice = Choice {
+        provider,
+        image_prefix,
+    };
     fs::create_dir_all(&paths.state)
-        .and_then(|()| fs::write(file(paths), serde_json::to_vec(&provider)?))
+        .and_then(|()| fs::write(file(paths), serde_json::to_vec(&choice)?))
         .context("failed to remember the provider")
 }
 
-fn remembered(paths: &Paths) -> Option<Name> {
-    let text = fs::read_to_string(file(paths)).ok()?;
-    Name::from_str(text.trim().trim_matches('"'), true).ok()
+fn remembered(paths: &Paths) -> Option<Choice> {
+    serde_json::from_slice(&fs::read(file(paths)).ok()?).ok()
 }
 
 fn file(paths: &Paths) -> PathBuf {
-    paths.state.join("provider")
+    paths.state.join("provider.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::Run;
+
+    #[test]
+    fn a_verb_without_options_goes_by_the_provider_and_the_image_prefix_of_the_last_up() {
+        let state = std::env::temp_dir().join(format!("trellis-provider-{}", std::process::id()));
+        let paths = Paths {
+            repository: state.clone(),
+            state: state.clone(),
+            cache: state.clone(),
+        };
+        let image = Image {
+            name: "a".to_owned(),
+            layers: Vec::new(),
+            run: Run::default(),
+        };
+        let named = |prefix: &str| Options {
+            image_prefix: Some(prefix.to_owned()),
+            yes: true,
+        };
+        let none = Options::default();
+
+        remember(&paths, Name::Current, &named("registry.example/one")).unwrap();
+        remember(&paths, Name::Current, &none).unwrap();
+        let again = choose(&paths, None, &none).unwrap();
+        assert_eq!(again.name(), Name::Current);
+        let reference = again.reference(&image).unwrap();
+        assert!(reference.starts_with("registry.example/one/a:"), "{reference}");
+
+        let other = choose(&paths, None, &named("registry.example/two")).unwrap();
+        let reference = other.reference(&image).unwrap();
+        assert!(reference.starts_with("registry.example/two/a:"), "{reference}");
+        fs::remove_dir_all(state).unwrap();
+    }
 }

@@ -40,7 +40,7 @@ pub fn up(paths: &Paths, wishes: &Wishes) -> Result<()> {
     let ours = service::build(paths).context("failed to build the images")?;
     let substitutes = provider.substitutes().context("failed to build the images")?;
     provider.start().context("failed to start the cluster")?;
-    provider::remember(paths, provider.name())?;
+    provider::remember(paths, provider.name(), &wishes.options)?;
     let names = load(provider, &ours, &substitutes)?;
     install::install(paths, provider, &names)?;
     print(provider, began);
