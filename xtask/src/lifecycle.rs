@@ -1,7 +1,10 @@
 //! `cargo xtask check-cluster`: what `up` and `down` promise, tried on the running cluster, with the times they took.
 //!
 //! A second `up` restarts nothing; after an edit of one service only that one rolls; `down` leaves the machine as it was and
-//! keeps the data; `up` copes with a power cut. The edit is made in the checkout and taken back, so the file must be clean.
+//! keeps the data; `up` copes with a power cut, and refuses a full disk, a taken port and a verb beside it. The edit is made
+//! in the checkout and taken back, so the file must be clean.
+
+mod refusals;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,6 +19,7 @@ use crate::command::succeeds;
 use crate::down;
 use crate::install::{OPERATOR, SHOP};
 use crate::kubectl::Kubectl;
+use crate::lock;
 use crate::node;
 use crate::paths::Paths;
 use crate::privilege;
@@ -52,12 +56,19 @@ pub fn check(paths: &Paths) -> Result<()> {
     let step = progress::step("waiting for end-to-end tests that run");
     tests.lock().context("failed to wait for the end-to-end tests")?;
     step.done("");
+    let lock = &lock::take(&paths.state)?;
+    let up = |paths: &Paths| up::up_locked(paths, &Wishes::default(), lock);
     let kubectl = provider.kubectl();
     let local = Local::new(paths)?;
     let mut figures: Vec<(&str, Duration)> = Vec::new();
 
     figures.push(("up, whatever is missing", timed(|| up(paths))?));
     let marker = mark(&kubectl)?;
+    figures.push((
+        "refused: a verb beside",
+        timed(|| refusals::second_verb(paths, lock))?,
+    ));
+    figures.push(("refused: a full disk", timed(|| refusals::full_disk(paths))?));
 
     let (pods, components) = (pods(&kubectl)?, local.node().components());
     let again = timed(|| up(paths))?;
@@ -96,6 +107,8 @@ pub fn check(paths: &Paths) -> Result<()> {
         "`down` left {} things on the machine",
         left.len()
     );
+    let ports = timed(|| refusals::taken_ports(paths, provider.as_ref(), lock))?;
+    figures.push(("refused: three taken ports", ports));
     figures.push(("up after down", timed(|| up(paths))?));
     unmarked(&kubectl, &marker)?;
 
@@ -110,10 +123,6 @@ pub fn check(paths: &Paths) -> Result<()> {
         println!("{name:<26} {:>6.1} s", time.as_secs_f64());
     }
     Ok(())
-}
-
-fn up(paths: &Paths) -> Result<()> {
-    up::up(paths, &Wishes::default())
 }
 
 fn timed(action: impl FnOnce() -> Result<()>) -> Result<Duration> {

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-/// Holds the lock of a state folder until it is dropped, or until the process ends in any way.
+/// Holds the lock of a state folder until it is dropped, or until the process ends in any way. What changes the cluster asks
+/// for one.
 pub struct Lock {
     _file: File,
 }
@@ -34,9 +35,11 @@ pub fn take(state: &Path) -> Result<Lock> {
         }
         Err(TryLockError::Error(error)) => return Err(error).context("failed to take the lock"),
     }
-    file.rewind()?;
-    file.set_len(0)?;
-    write!(file, "{}", std::process::id())?;
+    // Who has it is for the message above; on a full disk the lock holds without, and `down` still works.
+    let _ = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| write!(file, "{}", std::process::id()));
     Ok(Lock { _file: file })
 }
 

@@ -10,7 +10,7 @@ use crate::image::{Image, service};
 use crate::install;
 use crate::install::manifests::ImageNames;
 use crate::kubectl::Kubectl;
-use crate::lock;
+use crate::lock::{self, Lock};
 use crate::paths::Paths;
 use crate::provider::{self, Name, Options, Provider};
 
@@ -27,8 +27,12 @@ pub struct Wishes {
 
 /// Brings everything up.
 pub fn up(paths: &Paths, wishes: &Wishes) -> Result<()> {
+    up_locked(paths, wishes, &lock::take(&paths.state)?)
+}
+
+/// As [`up`], for who has the lock already.
+pub fn up_locked(paths: &Paths, wishes: &Wishes, _lock: &Lock) -> Result<()> {
     let began = Instant::now();
-    let _lock = lock::take(&paths.state)?;
     let provider = provider::choose(paths, wishes.provider, &wishes.options)?;
     let provider = provider.as_ref();
     provider.prepare().context("failed to prepare the cluster")?;

@@ -116,6 +116,7 @@ impl Provider for Local {
     }
 
     fn prepare(&self) -> Result<()> {
+        space::ensure(&self.paths.state)?;
         space::ensure(&self.paths.cache)?;
         packages::ensure(packages::NODE)?;
         let programs = binary::ensure(&self.paths.cluster_sources(), &self.paths.cache)?;
