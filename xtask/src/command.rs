@@ -1,5 +1,6 @@
 //! Running other programs: their output is either wanted or becomes part of the error.
 
+use std::env;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -9,6 +10,30 @@ use anyhow::{Context, Result, bail};
 
 /// How many lines of a failed program's output an error shows.
 const TAIL: usize = 15;
+/// How the variables begin that cargo sets for a package's own programs.
+const OF_A_PACKAGE: [&str; 6] = [
+    "CARGO_BIN_",
+    "CARGO_CRATE_NAME",
+    "CARGO_MANIFEST_",
+    "CARGO_PKG_",
+    "CARGO_PRIMARY_PACKAGE",
+    "OUT_DIR",
+];
+
+/// cargo in the checkout, with the variables of a user's shell. `cargo run` gave this program those of its own package; build
+/// scripts that watch them (ring's does) would run again whenever cargo is started from here after a start by hand, or the
+/// other way round, and everything above them would be compiled anew.
+pub fn cargo(repository: &Path) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(repository);
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if OF_A_PACKAGE.iter().any(|prefix| text.starts_with(prefix)) {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
 
 /// Runs to the end and returns what was printed; the error carries the last lines of standard error.
 pub fn output(command: &mut Command) -> Result<String> {
@@ -106,8 +131,8 @@ fn describe(command: &Command) -> String {
 
 /// Whether a program of this name is on PATH.
 pub fn on_path(program: &str) -> bool {
-    let mut folders: Vec<_> = std::env::var_os("PATH")
-        .map(|path| std::env::split_paths(&path).collect())
+    let mut folders: Vec<_> = env::var_os("PATH")
+        .map(|path| env::split_paths(&path).collect())
         .unwrap_or_default();
     // Daemons live in sbin, which is not on the PATH of a user who is not root.
     folders.extend(["/usr/sbin".into(), "/sbin".into()]);
@@ -122,6 +147,21 @@ mod tests {
     fn the_tail_of_a_text_is_its_last_lines_without_blank_ones() {
         assert_eq!(tail("a\n\nb\nc\n\n", 2), "    b\n    c");
         assert_eq!(tail("", 2), "");
+    }
+
+    #[test]
+    fn cargo_does_not_see_which_package_started_it() {
+        let command = cargo(Path::new("/"));
+        let removed: Vec<_> = command
+            .get_envs()
+            .filter(|(_, value)| value.is_none())
+            .filter_map(|(name, _)| name.to_str())
+            .collect();
+        assert!(
+            removed.contains(&"CARGO_PKG_NAME") && removed.contains(&"CARGO_MANIFEST_DIR"),
+            "{removed:?}"
+        );
+        assert!(!removed.contains(&"CARGO") && !removed.contains(&"PATH"));
     }
 
     #[test]

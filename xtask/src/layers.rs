@@ -6,12 +6,11 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use crate::command::output;
+use crate::command::{cargo, output};
 
 /// Packages that only compute.
 const PURE: [&str; 3] = ["trellis-api", "trellis-operator-desired", "trellis-proxy-config"];
@@ -83,12 +82,6 @@ pub fn check(repository: &Path) -> Result<()> {
             .collect::<Vec<_>>()
             .join("\n")
     )
-}
-
-fn cargo(repository: &Path) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(repository);
-    command
 }
 
 /// Dependencies inside the workspace that point the wrong way.

@@ -3,11 +3,11 @@
 //! Each step's output is the tool's own: a test's result looks as cargo prints it.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::command;
 use crate::paths::Paths;
 use crate::up::{self, Wishes};
 use crate::{generated, layers, lifecycle, packages, sizes};
@@ -120,10 +120,7 @@ impl Report {
 }
 
 fn cargo(repository: &Path, arguments: &[&str]) -> Result<()> {
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(arguments)
-        .current_dir(repository)
-        .status()?;
+    let status = command::cargo(repository).args(arguments).status()?;
     if !status.success() {
         bail!("`cargo {}` failed; its output is above", arguments.join(" "));
     }

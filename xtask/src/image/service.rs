@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::{Image, Layer, Run, base, layer};
-use crate::command::{output, tail};
+use crate::command::{cargo, output, tail};
 use crate::paths::Paths;
 use crate::progress::{self, Step};
 
@@ -75,10 +75,9 @@ fn layer_of(folder: &Path, name: &str, binary: &Path) -> Result<Layer> {
 /// Runs `cargo build` and returns where each binary is.
 fn compile(repository: &Path, packages: &[&str]) -> Result<HashMap<String, PathBuf>> {
     let step = progress::step(format!("compiling {}", packages.join(", ")));
-    let mut child = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut child = cargo(repository)
         .args(["build", "--bins", "--message-format=json-render-diagnostics"])
         .args(packages.iter().flat_map(|package| ["--package", package]))
-        .current_dir(repository)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
