@@ -263,3 +263,72 @@ async fn an_object_of_somebody_else_with_the_name_of_a_child_is_left_alone() {
     })
     .await;
 }
+
+/// The edits of a round come within a status write of each other; an operator that takes its own write's echo for the
+/// newest state loses one in a few hundred.
+#[tokio::test]
+async fn of_two_edits_that_come_together_the_later_one_is_made_real() {
+    with_namespace(|cluster, ns| async move {
+        let echo = image::echo().await?;
+        let services: Api<Microservice> = Api::namespaced(cluster.client.clone(), &ns);
+        let deployments: Api<Deployment> = Api::namespaced(cluster.client.clone(), &ns);
+        let objects = (0..6).map(|index| {
+            let (cluster, ns, echo) = (&cluster, &ns, &echo);
+            let (services, deployments) = (&services, &deployments);
+            async move {
+                let name = format!("hello-{index}");
+                let yaml = hello(echo).replace("name: hello", &format!("name: {name}")) + "  replicas: 0\n";
+                apply(cluster, ns, &yaml)?;
+                for round in 0..20_u64 {
+                    for half in ["first", "second"] {
+                        let value = format!("{round}-{half}");
+                        let patch = json!({"spec": {"env": [{"name": "ROUND", "value": value}]}});
+                        services
+                            .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+                            .await?;
+                        tokio::time::sleep(Duration::from_millis((round * 7 + index * 3) % 20)).await;
+                    }
+                    let wanted = format!("{round}-second");
+                    eventually(
+                        Duration::from_secs(20),
+                        &format!("{name} to have {wanted}"),
+                        || variable_is(services, deployments, &name, &wanted),
+                    )
+                    .await;
+                }
+                Ok::<(), anyhow::Error>(())
+            }
+        });
+        futures::future::try_join_all(objects).await?;
+        Ok(())
+    })
+    .await;
+}
+
+async fn variable_is(
+    services: &Api<Microservice>,
+    deployments: &Api<Deployment>,
+    name: &str,
+    wanted: &str,
+) -> Result<()> {
+    let pod = deployments.get(name).await?.spec.unwrap().template.spec.unwrap();
+    let env = pod
+        .containers
+        .iter()
+        .flat_map(|container| container.env.iter().flatten());
+    let value = env.into_iter().find(|variable| variable.name == "ROUND");
+    let value = value
+        .and_then(|variable| variable.value.clone())
+        .unwrap_or_default();
+    ensure!(value == wanted, "the Deployment has {value:?}");
+    let found = services.get(name).await?;
+    let observed = found
+        .status
+        .as_ref()
+        .and_then(|status| status.observed_generation);
+    ensure!(
+        observed == found.metadata.generation,
+        "the status is about {observed:?}"
+    );
+    Ok(())
+}
