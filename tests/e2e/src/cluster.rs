@@ -68,14 +68,17 @@ impl Cluster {
 /// # Errors
 /// What it wrote to its error output, if it failed.
 pub fn xtask<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<String> {
-    // The binary itself, if it was built beside the tests: `cargo run` would wait for the build lock.
-    let beside = std::env::current_exe()?
+    // The binary itself, if it was built beside this program or, for a test, a folder above: `cargo run` would wait for
+    // the build lock.
+    let program = std::env::current_exe()?;
+    let mut beside = program
         .ancestors()
-        .nth(2)
+        .skip(1)
+        .take(2)
         .map(|folder| folder.join("xtask"));
-    let mut command = match beside {
-        Some(path) if path.is_file() => Command::new(path),
-        _ => {
+    let mut command = match beside.find(|path| path.is_file()) {
+        Some(path) => Command::new(path),
+        None => {
             let mut cargo = Command::new("cargo");
             cargo.args(["run", "--quiet", "--package", "xtask", "--"]);
             cargo
