@@ -12,7 +12,7 @@ use crate::node::{self, Node, binary, runtime};
 use crate::paths::Paths;
 use crate::provider::{self, Name, Options};
 use crate::up::{self, Wishes};
-use crate::{down, generated, layers, lifecycle, logs, sizes, status, test};
+use crate::{down, generated, layers, lifecycle, logs, sizes, soak, status, test};
 
 #[derive(Parser)]
 #[command(
@@ -83,6 +83,12 @@ enum Verb {
     },
     /// Try what `up` and `down` promise on the running cluster, and print the times
     CheckCluster,
+    /// Long runs on the cluster, and their figures: `cargo xtask soak --help`
+    #[command(disable_help_flag = true)]
+    Soak {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Fail if a package depends on one that it must not know
     CheckLayers,
     /// Warn about long files, fail on very long ones
@@ -181,6 +187,7 @@ impl Arguments {
             Verb::Image(verb) => image(&paths, verb),
             Verb::Test { no_e2e, fresh } => test::run(&paths, !no_e2e, fresh),
             Verb::CheckCluster => lifecycle::check(&paths),
+            Verb::Soak { arguments } => match soak::run(&paths.repository, &arguments)? {},
             Verb::CheckLayers => layers::check(&paths.repository),
             Verb::CheckSizes => sizes::check(&paths.repository),
             Verb::Crds { check } => generated::crds(&paths, check),

@@ -24,6 +24,7 @@ mod progress;
 mod provider;
 mod secret_file;
 mod sizes;
+mod soak;
 mod space;
 mod status;
 mod test;

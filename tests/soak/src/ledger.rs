@@ -1,0 +1,230 @@
+//! The judge: the orders table, read past every part that is under test.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Result};
+use e2e::Cluster;
+use serde::Serialize;
+
+use crate::{
+    sample::Sample,
+    shop::NAMESPACE,
+    traffic::{Kind, Ticket, Traffic},
+};
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Row {
+    order_id: u64,
+    /// In cents.
+    amount: u64,
+}
+
+/// What the table says about the requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Verdict {
+    /// Orders of this run in the table, those from before the load included.
+    pub(crate) rows: usize,
+    /// Orders that were answered with 201.
+    pub(crate) acknowledged: usize,
+    /// Acknowledged and not there.
+    pub(crate) lost: Vec<Ticket>,
+    /// There with another content, or more than once.
+    pub(crate) altered: Vec<u64>,
+    /// There, and nobody asked for it.
+    pub(crate) unasked: Vec<u64>,
+    /// There, though the client was told that it failed or was told nothing.
+    pub(crate) unacknowledged: Vec<Ticket>,
+}
+
+impl Verdict {
+    /// What contradicts the answers, if anything does. What failed is counted elsewhere.
+    pub(crate) fn fault(&self) -> Option<String> {
+        let sound = self.lost.is_empty() && self.altered.is_empty() && self.unasked.is_empty();
+        (!sound).then(|| {
+            format!(
+                "the orders table differs from the answers: lost {:?}, altered {:?}, unasked {:?}",
+                self.lost, self.altered, self.unasked
+            )
+        })
+    }
+}
+
+/// Reads the table and compares it with what the client saw.
+pub(crate) async fn judge(cluster: &Cluster, traffic: &Traffic, samples: &[Sample]) -> Result<Verdict> {
+    // The user orders in this run alone, so a row that nobody asked for is found too.
+    let query = format!(
+        "SELECT order_id, amount FROM orders WHERE username = '{}' ORDER BY order_id",
+        traffic.username
+    );
+    let printed = query_database(cluster, "order", &query).await?;
+    let rows: Vec<Row> = printed.lines().map(parse).collect::<Result<_>>()?;
+    Ok(compare(traffic, samples, &rows))
+}
+
+/// Takes the run's rows away again.
+pub(crate) async fn forget(cluster: &Cluster, traffic: &Traffic) -> Result<()> {
+    let username = &traffic.username;
+    query_database(
+        cluster,
+        "order",
+        &format!("DELETE FROM orders WHERE username = '{username}'"),
+    )
+    .await?;
+    query_database(
+        cluster,
+        "user",
+        &format!("DELETE FROM users WHERE username = '{username}'"),
+    )
+    .await?;
+    Ok(())
+}
+
+async fn query_database(cluster: &Cluster, database: &str, query: &str) -> Result<String> {
+    let (cluster, database, query) = (cluster.clone(), database.to_owned(), query.to_owned());
+    let run = move || {
+        cluster.kubectl([
+            "exec",
+            "-n",
+            NAMESPACE,
+            "postgres-0",
+            "--",
+            "psql",
+            "--username=postgres",
+            "--no-psqlrc",
+            "--tuples-only",
+            "--no-align",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "--dbname",
+            &database,
+            "--command",
+            &query,
+        ])
+    };
+    tokio::task::spawn_blocking(run)
+        .await?
+        .context("failed to ask the database")
+}
+
+fn parse(line: &str) -> Result<Row> {
+    let (order_id, amount) = line
+        .split_once('|')
+        .with_context(|| format!("failed to read the row `{line}`"))?;
+    Ok(Row {
+        order_id: order_id.parse()?,
+        amount: amount.parse()?,
+    })
+}
+
+fn compare(traffic: &Traffic, samples: &[Sample], rows: &[Row]) -> Verdict {
+    let orders: BTreeMap<Ticket, &Sample> = samples
+        .iter()
+        .filter(|sample| sample.kind == Kind::CreateOrder)
+        .map(|sample| (sample.ticket, sample))
+        .collect();
+    let mut verdict = Verdict {
+        rows: rows.len(),
+        acknowledged: orders.values().filter(|sample| sample.fault.is_none()).count(),
+        ..Verdict::default()
+    };
+    let mut seen = BTreeSet::new();
+    for row in rows {
+        if !seen.insert(row.order_id) || row.amount != Traffic::amount(row.order_id) {
+            verdict.altered.push(row.order_id);
+        }
+        if traffic.known().contains(&row.order_id) {
+            continue;
+        }
+        match traffic
+            .ticket(row.order_id)
+            .and_then(|ticket| orders.get(&ticket))
+        {
+            None => verdict.unasked.push(row.order_id),
+            Some(sample) if sample.fault.is_some() => verdict.unacknowledged.push(sample.ticket),
+            Some(_) => {}
+        }
+    }
+    let is_lost =
+        |sample: &&&Sample| sample.fault.is_none() && !seen.contains(&traffic.order_id(sample.ticket));
+    verdict.lost = orders
+        .values()
+        .filter(is_lost)
+        .map(|sample| sample.ticket)
+        .collect();
+    verdict
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn sample(ticket: Ticket, fault: Option<&str>) -> Sample {
+        Sample {
+            ticket,
+            kind: Traffic::kind(ticket),
+            due: Duration::ZERO,
+            sent: Duration::ZERO,
+            ended: Duration::ZERO,
+            fault: fault.map(str::to_owned),
+        }
+    }
+
+    fn row(order_id: u64) -> Row {
+        Row {
+            order_id,
+            amount: Traffic::amount(order_id),
+        }
+    }
+
+    #[test]
+    fn a_table_that_has_each_acknowledged_order_once_is_sound() {
+        let traffic = Traffic::new(3);
+        let samples = [sample(0, None), sample(1, None), sample(3, Some("502"))];
+        let rows = [row(traffic.known().start), row(traffic.order_id(0))];
+        let verdict = compare(&traffic, &samples, &rows);
+        assert_eq!(verdict.fault(), None);
+        assert_eq!((verdict.rows, verdict.acknowledged), (2, 1));
+    }
+
+    #[test]
+    fn every_way_in_which_a_table_can_contradict_the_answers_is_told() {
+        let traffic = Traffic::new(3);
+        let samples = [
+            sample(0, None),
+            sample(3, Some("502")),
+            sample(6, None),
+            sample(9, None),
+        ];
+        let mut other = row(traffic.order_id(6));
+        other.amount += 1;
+        let twice = row(traffic.order_id(9));
+        let rows = [
+            other,
+            row(traffic.order_id(3)),
+            row(traffic.order_id(12)),
+            twice,
+            twice,
+        ];
+        let verdict = compare(&traffic, &samples, &rows);
+        assert_eq!(verdict.lost, [0]);
+        assert_eq!(verdict.altered, [traffic.order_id(6), traffic.order_id(9)]);
+        assert_eq!(verdict.unasked, [traffic.order_id(12)]);
+        assert_eq!(verdict.unacknowledged, [3]);
+        assert!(verdict.fault().is_some());
+    }
+
+    #[test]
+    fn rows_are_read_as_psql_prints_them() {
+        assert_eq!(
+            parse("7|1999").unwrap(),
+            Row {
+                order_id: 7,
+                amount: 1999
+            }
+        );
+        assert!(parse("(0 rows)").is_err());
+    }
+}

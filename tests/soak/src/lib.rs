@@ -1,0 +1,28 @@
+//! Long runs on a real cluster, and their short forms for the tests.
+//!
+//! ```text
+//! load          requests due at fixed times -> line: one connection, no retry -> sample: what became of each
+//! disturbance   one thing after the other happens to the shop; each ends when it has settled
+//! ledger        the orders table says what was really done
+//! report        table, JSON, verdict
+//! ```
+//!
+//! What a run claims it must be able to disprove: the client never sends a request twice and counts all that has no right
+//! answer; the database is asked past the proxies; and a run with too few requests has failed.
+
+mod disturbance;
+mod drops;
+mod edits;
+mod ledger;
+mod line;
+mod load;
+mod report;
+mod sample;
+mod shop;
+mod sidecar;
+mod traffic;
+mod wait;
+
+pub use drops::{Options, run};
+pub use line::Protocol;
+pub use report::Report;

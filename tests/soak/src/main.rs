@@ -1,0 +1,69 @@
+//! `cargo xtask soak`: long runs on the cluster.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Parser};
+use e2e::Cluster;
+use soak::{Options, Protocol};
+
+#[derive(Parser)]
+#[command(
+    name = "soak",
+    bin_name = "cargo xtask soak",
+    about = "Long runs on the cluster"
+)]
+enum Verb {
+    /// Load through the gateway while what is behind it rolls, scales, restarts and changes: no request may fail
+    Drops(Drops),
+}
+
+#[derive(Args)]
+struct Drops {
+    /// Less than a minute: a deleted pod, a roll, more and fewer replicas
+    #[arg(long)]
+    short: bool,
+    /// What is spoken to the gateway
+    #[arg(long, default_value = "h1")]
+    protocol: Protocol,
+    /// Requests a second
+    #[arg(long, default_value_t = 200)]
+    rate: u32,
+    /// Requests that can be under way at a time
+    #[arg(long, default_value_t = 64)]
+    callers: usize,
+    /// Where the figures go as JSON [default: a file beside the build]
+    #[arg(long)]
+    output: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let Verb::Drops(drops) = Verb::parse();
+    let options = Options {
+        protocol: drops.protocol,
+        rate: drops.rate,
+        callers: drops.callers,
+        short: drops.short,
+    };
+    let report = soak::run(&Cluster::connect().await?, &options).await?;
+    println!("{report}");
+    let file = drops.output.map_or_else(|| beside(drops.protocol), Ok)?;
+    fs::write(&file, serde_json::to_vec_pretty(&report)?)
+        .with_context(|| format!("failed to write {}", file.display()))?;
+    println!("{}", file.display());
+    ensure!(report.faults.is_empty(), "{}", report.faults.join("; "));
+    Ok(())
+}
+
+/// `target/soak/drops-h1.json`, wherever the target folder is.
+fn beside(protocol: Protocol) -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let target = program
+        .ancestors()
+        .nth(2)
+        .context("this program is in no folder")?;
+    let folder = target.join("soak");
+    fs::create_dir_all(&folder)?;
+    Ok(folder.join(format!("drops-{}.json", protocol.as_ref())))
+}

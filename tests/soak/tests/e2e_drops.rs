@@ -1,0 +1,19 @@
+//! The short form of `cargo xtask soak drops`.
+#![allow(missing_docs)]
+
+use anyhow::Result;
+use e2e::Cluster;
+use soak::{Options, Protocol};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_is_lost_while_a_service_loses_a_pod_rolls_and_scales() -> Result<()> {
+    let options = Options {
+        protocol: Protocol::H1,
+        rate: 200,
+        callers: 64,
+        short: true,
+    };
+    let report = soak::run(&Cluster::connect().await?, &options).await?;
+    assert!(report.faults.is_empty(), "{report}");
+    Ok(())
+}
