@@ -13,7 +13,12 @@ use serde::Deserialize;
 use crate::command::{cargo, output};
 
 /// Packages that only compute.
-const PURE: [&str; 3] = ["trellis-api", "trellis-operator-desired", "trellis-proxy-config"];
+const PURE: [&str; 4] = [
+    "trellis-api",
+    "trellis-operator-desired",
+    "trellis-proxy-config",
+    "trellis-resilience",
+];
 /// Packages by which a program reaches the world.
 const IMPURE: [&str; 9] = [
     "axum",

@@ -1,0 +1,481 @@
+//! The circuit breaker: stops calling what fails, and asks once in a while whether it is back.
+//!
+//! ```text
+//!            5 failures in a row, or 50 % of >= 20 results in 10 s failed
+//!   Closed ------------------------------------------------------------> Open
+//!     ^                                                                   |  60 s
+//!     |  the probe succeeds                         the probe fails: Open |
+//!     +------------------------------ HalfOpen <--------------------------+
+//!                                  one try at a time
+//! ```
+//!
+//! **Two signals**, because either alone is blind: failures in a row miss a service that fails every second request, a
+//! rate over time is slow on a total outage (linkerd2-proxy, `http/breaker/unified.rs`). The rate is of exact counts in
+//! time buckets, not of a moving average.
+//!
+//! **Tries count**, not requests: a request with two tries that fail is two failures. A connect failure, a timeout, a
+//! broken connection and 5xx fail; 4xx do not ([`Verdict`]).
+//!
+//! **Generations.** Every change of state begins a generation, and a [`Pass`] belongs to the one it was given in. What
+//! comes back with an older pass changes nothing: a try that began before the opening can neither close the breaker when
+//! it succeeds late, nor open it anew.
+//!
+//! **Guarantees.** No try passes while it is open. Of the tries that begin half-open at most one is undecided; one
+//! whose caller went away hands its turn to the next. A probe that says nothing for `open_for` is given up for a new one,
+//! so that a call without a timeout cannot keep a breaker from closing.
+//!
+//! **Concurrency.** The machine is `&mut`; those that share it hold it in one lock, so that every transition is one step
+//! that no thread sees half of.
+//!
+//! **What it does not protect against**: a service that is slow but answers (that is what timeouts and the bulkhead are
+//! for), one failing route of a service whose other routes are well (they share the breaker), the load of as many probes
+//! as there are proxies, and a caller that has no other way to answer (that is the fallback's).
+//!
+//! Sources: M. Nygard, "Release It!", 2007 (the pattern); Netflix Hystrix (the rate's defaults: `errorThresholdPercentage`
+//! 50, `requestVolumeThreshold` 20, 10 s in 10 buckets).
+
+mod window;
+
+use std::{
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
+
+use self::window::Window;
+use crate::{
+    fault::{self, Fault},
+    outcome::Verdict,
+    percent::Percent,
+};
+
+/// When a breaker opens, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Failures in a row that open it. Default 5, as in Envoy's outlier detection (`consecutive_5xx`).
+    pub consecutive_failures: NonZeroU32,
+    /// The second signal. Default 50 % of at least 20 results in 10 s, as in Hystrix; none turns it off.
+    pub failure_rate: Option<FailureRate>,
+    /// How long it stays open before it lets a probe through. Default 60 s.
+    pub open_for: Duration,
+}
+
+/// A share of failures among recent results.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailureRate {
+    /// Failures among the results that open the breaker.
+    pub percent: Percent,
+    /// Results below which the share says nothing.
+    pub min_samples: NonZeroU32,
+    /// How far back results count; ten buckets of a tenth each.
+    pub window: Duration,
+}
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Breaker {
+    settings: Settings,
+    state: State,
+    generation: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Closed {
+        consecutive: u32,
+        window: Option<Window>,
+    },
+    Open {
+        since: Instant,
+    },
+    HalfOpen {
+        /// When the try that decides began; none if its caller went away.
+        probe: Option<Instant>,
+    },
+}
+
+/// Leave to try. Give it back to [`Breaker::record`], whatever becomes of the try.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a pass that is not given back leaves a half-open breaker waiting"]
+pub struct Pass {
+    generation: u64,
+    probe: bool,
+}
+
+/// No try now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Open for so much longer.
+    Open(Duration),
+    /// A probe is under way.
+    Probing,
+}
+
+/// What a breaker does now; a label of metrics and logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Tries pass.
+    Closed,
+    /// None passes.
+    Open,
+    /// One passes.
+    HalfOpen,
+}
+
+/// A change of state that a result brought about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transition {
+    /// Too many failures in a row.
+    OpenedByFailures,
+    /// Too large a share of failures.
+    OpenedByRate,
+    /// The probe failed.
+    Reopened,
+    /// The probe succeeded.
+    Closed,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            consecutive_failures: const { NonZeroU32::new(5).expect("not zero") },
+            failure_rate: Some(FailureRate::default()),
+            open_for: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Default for FailureRate {
+    fn default() -> Self {
+        Self {
+            percent: Percent::constant(50),
+            min_samples: const { NonZeroU32::new(20).expect("not zero") },
+            window: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Settings {
+    /// Every fault. A breaker with faulty settings is harmless but of no use.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let (least, most) = (Duration::from_millis(100), Duration::from_secs(3600));
+        fault::within(&mut faults, "openFor", self.open_for, least, most);
+        if let Some(rate) = &self.failure_rate {
+            fault::within(&mut faults, "failureRate.window", rate.window, least, most);
+            if rate.percent.get() == 0 {
+                faults.push(Fault {
+                    field: "failureRate.percent",
+                    message: "is 0, which every result reaches; write 1 to 100, or leave failureRate out"
+                        .to_owned(),
+                });
+            }
+        }
+        faults
+    }
+}
+
+impl Breaker {
+    /// A closed breaker.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let state = State::closed(&settings);
+        Self {
+            settings,
+            state,
+            generation: 0,
+        }
+    }
+
+    /// Takes new settings. Failures in a row, an opening and a probe go on counting; the rate begins anew if it changed.
+    pub fn reconfigure(&mut self, settings: Settings) {
+        if let State::Closed { window, .. } = &mut self.state
+            && self.settings.failure_rate != settings.failure_rate
+        {
+            *window = settings.failure_rate.as_ref().map(Window::new);
+        }
+        self.settings = settings;
+    }
+
+    /// Asks for leave to try.
+    ///
+    /// # Errors
+    /// The breaker is open, or a probe is under way.
+    pub fn acquire(&mut self, now: Instant) -> Result<Pass, Refused> {
+        let open_for = self.settings.open_for;
+        match &self.state {
+            State::Closed { .. } => {
+                return Ok(Pass {
+                    generation: self.generation,
+                    probe: false,
+                });
+            }
+            State::Open { since } => {
+                let spent = now.saturating_duration_since(*since);
+                if spent < open_for {
+                    return Err(Refused::Open(open_for - spent));
+                }
+            }
+            State::HalfOpen { probe: Some(began) } if now.saturating_duration_since(*began) < open_for => {
+                return Err(Refused::Probing);
+            }
+            State::HalfOpen { .. } => {}
+        }
+        self.enter(State::HalfOpen { probe: Some(now) });
+        Ok(Pass {
+            generation: self.generation,
+            probe: true,
+        })
+    }
+
+    /// Takes a pass back with what became of its try.
+    #[allow(clippy::needless_pass_by_value)] // a pass is good for one result
+    pub fn record(&mut self, pass: Pass, verdict: Verdict, now: Instant) -> Option<Transition> {
+        if pass.generation != self.generation {
+            return None;
+        }
+        match (&mut self.state, verdict) {
+            (State::Closed { .. } | State::Open { .. }, Verdict::Unknown) => None,
+            (State::Closed { consecutive, window }, _) => {
+                let failed = verdict == Verdict::Failure;
+                *consecutive = if failed { consecutive.saturating_add(1) } else { 0 };
+                if let Some(window) = window {
+                    window.add(now, failed);
+                }
+                // A success opens nothing, however bad what was before it.
+                if !failed {
+                    return None;
+                }
+                let by_rate = match (&self.settings.failure_rate, window) {
+                    (Some(rate), Some(window)) => window.reaches(rate),
+                    _ => false,
+                };
+                let transition = if *consecutive >= self.settings.consecutive_failures.get() {
+                    Transition::OpenedByFailures
+                } else if by_rate {
+                    Transition::OpenedByRate
+                } else {
+                    return None;
+                };
+                self.enter(State::Open { since: now });
+                Some(transition)
+            }
+            (State::HalfOpen { .. }, Verdict::Success) => {
+                self.enter(State::closed(&self.settings));
+                Some(Transition::Closed)
+            }
+            (State::HalfOpen { .. }, Verdict::Failure) => {
+                self.enter(State::Open { since: now });
+                Some(Transition::Reopened)
+            }
+            (State::HalfOpen { probe }, Verdict::Unknown) => {
+                *probe = None;
+                None
+            }
+            // No pass is given while open.
+            (State::Open { .. }, _) => None,
+        }
+    }
+
+    /// What it does now. An opening that has run out reads as half-open before the probe comes.
+    #[must_use]
+    pub fn phase(&self, now: Instant) -> Phase {
+        match &self.state {
+            State::Closed { .. } => Phase::Closed,
+            State::Open { since } if now.saturating_duration_since(*since) < self.settings.open_for => {
+                Phase::Open
+            }
+            State::Open { .. } | State::HalfOpen { .. } => Phase::HalfOpen,
+        }
+    }
+
+    fn enter(&mut self, state: State) {
+        self.state = state;
+        self.generation += 1;
+    }
+}
+
+impl State {
+    fn closed(settings: &Settings) -> Self {
+        Self::Closed {
+            consecutive: 0,
+            window: settings.failure_rate.as_ref().map(Window::new),
+        }
+    }
+}
+
+impl Pass {
+    /// Whether this try decides if the breaker closes.
+    #[must_use]
+    pub const fn is_probe(&self) -> bool {
+        self.probe
+    }
+}
+
+impl Refused {
+    /// When it may be worth to ask again: what remains of the opening, or a second while a probe is under way.
+    #[must_use]
+    pub const fn retry_after(self) -> Duration {
+        match self {
+            Self::Open(remaining) => remaining,
+            Self::Probing => Duration::from_secs(1),
+        }
+    }
+}
+
+impl Phase {
+    /// The label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
+
+impl Transition {
+    /// The label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenedByFailures => "opened_by_failures",
+            Self::OpenedByRate => "opened_by_rate",
+            Self::Reopened => "reopened",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAILURE: Verdict = Verdict::Failure;
+    const SUCCESS: Verdict = Verdict::Success;
+
+    fn fail(breaker: &mut Breaker, times: u32, now: Instant) -> Option<Transition> {
+        (0..times)
+            .map(|_| {
+                let pass = breaker.acquire(now).unwrap();
+                breaker.record(pass, FAILURE, now)
+            })
+            .last()
+            .flatten()
+    }
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    #[test]
+    fn five_failures_in_a_row_open_it_for_a_minute_and_one_probe_closes_it() {
+        let (mut breaker, now) = (Breaker::new(Settings::default()), Instant::now());
+        assert_eq!(fail(&mut breaker, 4, now), None);
+        assert_eq!(fail(&mut breaker, 1, now), Some(Transition::OpenedByFailures));
+        let refused = breaker.acquire(now + seconds(13)).unwrap_err();
+        assert_eq!(refused, Refused::Open(seconds(47)));
+        let later = now + seconds(60);
+        assert_eq!(breaker.phase(later), Phase::HalfOpen);
+        let probe = breaker.acquire(later).unwrap();
+        assert!(probe.is_probe());
+        assert_eq!(breaker.acquire(later), Err(Refused::Probing));
+        assert_eq!(breaker.record(probe, SUCCESS, later), Some(Transition::Closed));
+        assert_eq!(
+            fail(&mut breaker, 4, later),
+            None,
+            "closing forgets what was before"
+        );
+    }
+
+    #[test]
+    fn a_success_between_failures_begins_the_count_anew() {
+        let (mut breaker, now) = (Breaker::new(Settings::default()), Instant::now());
+        for _ in 0..4 {
+            assert_eq!(fail(&mut breaker, 4, now), None);
+            let pass = breaker.acquire(now).unwrap();
+            assert_eq!(breaker.record(pass, SUCCESS, now), None);
+        }
+        assert_eq!(fail(&mut breaker, 1, now), Some(Transition::OpenedByRate));
+    }
+
+    #[test]
+    fn every_second_request_failing_opens_it_by_rate_at_the_twentieth_result() {
+        let (mut breaker, now) = (Breaker::new(Settings::default()), Instant::now());
+        let opened = (1..=30).find(|count| {
+            let pass = breaker.acquire(now).unwrap();
+            let verdict = if count % 2 == 0 { FAILURE } else { SUCCESS };
+            breaker.record(pass, verdict, now).is_some()
+        });
+        assert_eq!(opened, Some(20));
+    }
+
+    #[test]
+    fn results_of_tries_that_began_before_the_opening_count_for_nothing() {
+        let (mut breaker, now) = (Breaker::new(Settings::default()), Instant::now());
+        let late = [(); 3].map(|()| breaker.acquire(now).unwrap());
+        fail(&mut breaker, 5, now);
+        let opened = breaker.clone();
+        let later = now + seconds(59);
+        for (pass, verdict) in late.into_iter().zip([SUCCESS, FAILURE, Verdict::Unknown]) {
+            assert_eq!(breaker.record(pass, verdict, later), None);
+            assert_eq!(breaker, opened);
+        }
+    }
+
+    #[test]
+    fn a_probe_whose_caller_went_away_hands_its_turn_on() {
+        let (mut breaker, now) = (Breaker::new(Settings::default()), Instant::now());
+        fail(&mut breaker, 5, now);
+        let probe = breaker.acquire(now + seconds(60)).unwrap();
+        assert_eq!(breaker.record(probe, Verdict::Unknown, now + seconds(61)), None);
+        assert!(breaker.acquire(now + seconds(61)).unwrap().is_probe());
+    }
+
+    #[test]
+    fn a_probe_that_never_ends_is_given_up_for_another_and_then_says_nothing() {
+        let (mut breaker, now) = (Breaker::new(Settings::default()), Instant::now());
+        fail(&mut breaker, 5, now);
+        let lost = breaker.acquire(now + seconds(60)).unwrap();
+        assert_eq!(breaker.acquire(now + seconds(119)), Err(Refused::Probing));
+        let second = breaker.acquire(now + seconds(120)).unwrap();
+        assert_eq!(breaker.record(lost, SUCCESS, now + seconds(121)), None);
+        assert_eq!(
+            breaker.record(second, FAILURE, now + seconds(121)),
+            Some(Transition::Reopened)
+        );
+    }
+
+    #[test]
+    fn new_settings_keep_the_count_and_the_opening() {
+        let (mut breaker, now) = (Breaker::new(Settings::default()), Instant::now());
+        fail(&mut breaker, 4, now);
+        breaker.reconfigure(Settings {
+            open_for: seconds(5),
+            ..Settings::default()
+        });
+        assert_eq!(fail(&mut breaker, 1, now), Some(Transition::OpenedByFailures));
+        breaker.reconfigure(Settings {
+            open_for: seconds(9),
+            ..Settings::default()
+        });
+        assert_eq!(breaker.acquire(now + seconds(6)), Err(Refused::Open(seconds(3))));
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_named() {
+        let settings = Settings {
+            open_for: Duration::ZERO,
+            failure_rate: Some(FailureRate {
+                percent: Percent::new(0).unwrap(),
+                window: seconds(7200),
+                ..FailureRate::default()
+            }),
+            ..Settings::default()
+        };
+        let fields: Vec<_> = settings.faults().iter().map(|fault| fault.field).collect();
+        assert_eq!(fields, ["openFor", "failureRate.window", "failureRate.percent"]);
+        assert_eq!(Settings::default().faults(), []);
+    }
+}
