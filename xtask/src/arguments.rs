@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+use crate::bench::{self, Bench};
 use crate::image::custom::Recipe;
 use crate::image::pause;
 use crate::node::{self, Node, binary, runtime};
@@ -80,6 +81,13 @@ enum Verb {
         /// Begin the end-to-end tests with an empty cluster
         #[arg(long)]
         fresh: bool,
+    },
+    /// Measure side by side with peers: a table, and a file for programs. `-- --help` for what can be set
+    Bench {
+        bench: Bench,
+        /// Given to the bench
+        #[arg(last = true)]
+        options: Vec<String>,
     },
     /// Try what `up` and `down` promise on the running cluster, and print the times
     CheckCluster,
@@ -186,6 +194,7 @@ impl Arguments {
             }
             Verb::Image(verb) => image(&paths, verb),
             Verb::Test { no_e2e, fresh } => test::run(&paths, !no_e2e, fresh),
+            Verb::Bench { bench, options } => bench::run(&paths, bench, &options),
             Verb::CheckCluster => lifecycle::check(&paths),
             Verb::Soak { arguments } => match soak::run(&paths.repository, &arguments)? {},
             Verb::CheckLayers => layers::check(&paths.repository),

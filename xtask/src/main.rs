@@ -3,6 +3,7 @@
 //! Each verb is a module; `arguments` is the list of them.
 
 mod arguments;
+mod bench;
 mod command;
 mod digest;
 mod down;

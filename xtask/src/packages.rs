@@ -27,6 +27,9 @@ pub const NODE: &[Package] = &[
 /// What the tests start themselves, besides.
 pub const TESTS: &[Package] = &[("postgresql-15", "/usr/lib/postgresql/15/bin/initdb")];
 
+/// What the benches get their peers with.
+pub const BENCH: &[Package] = &[("python3-pip", "/usr/bin/pip3")];
+
 /// Tells Debian's PostgreSQL to start no server of its own on installation.
 const NO_SERVER: &str = "mkdir -p /etc/postgresql-common/createcluster.d && \
     echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.d/trellis.conf";

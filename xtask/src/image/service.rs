@@ -20,7 +20,7 @@ pub const PACKAGES: [&str; 4] = ["trellis-operator", "trellis-proxy", "shop-user
 
 /// Compiles and makes the images.
 pub fn build(paths: &Paths) -> Result<Vec<Image>> {
-    let binaries = compile(&paths.repository, &PACKAGES)?;
+    let binaries = compile(&paths.repository, &PACKAGES, &[])?;
     let folder = paths.layers();
     let step = progress::step("images of the services");
     let base = base::of_services(&folder)?;
@@ -72,12 +72,13 @@ fn layer_of(folder: &Path, name: &str, binary: &Path) -> Result<Layer> {
     })
 }
 
-/// Runs `cargo build` and returns where each binary is.
-fn compile(repository: &Path, packages: &[&str]) -> Result<HashMap<String, PathBuf>> {
+/// Runs `cargo build` with more arguments, and returns where each binary is.
+pub fn compile(repository: &Path, packages: &[&str], arguments: &[&str]) -> Result<HashMap<String, PathBuf>> {
     let step = progress::step(format!("compiling {}", packages.join(", ")));
     let mut child = cargo(repository)
         .args(["build", "--bins", "--message-format=json-render-diagnostics"])
         .args(packages.iter().flat_map(|package| ["--package", package]))
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
