@@ -122,7 +122,7 @@ pub(crate) async fn serve(
         })
     };
     let result = if http2 {
-        activity.is_http2(Instant::now());
+        activity.speaks_http2(Instant::now());
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
@@ -296,7 +296,7 @@ mod tests {
             let admission = Admission::new(1, Direction::Inbound, 15100, metrics.connections());
             let long_ago = Instant::now().checked_sub(2 * activity::IDLE_TIMEOUT).unwrap();
             let activity = Activity::new(long_ago, InFlight::default(), admission.occupy(None));
-            activity.is_http2(long_ago);
+            activity.speaks_http2(long_ago);
             let mut connection = Idle { told: false };
             drive(&mut connection, pending::<()>(), &activity, finally)
                 .await

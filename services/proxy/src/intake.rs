@@ -41,9 +41,8 @@ pub(crate) trait Choose: Clone + Send + Sync + 'static {
     /// Names for a request that is not.
     fn labels(&self) -> Labels;
 
-    /// Whether what this peer says about its own caller is believed.
-    fn believes(&self, peer: IpAddr) -> bool {
-        let _ = peer;
+    /// Whether what a peer at this address says about its own caller is believed.
+    fn believes(&self, _: IpAddr) -> bool {
         false
     }
 }

@@ -80,7 +80,7 @@ impl Activity {
     }
 
     /// The caller speaks HTTP/2.
-    pub(crate) fn is_http2(&self, now: Instant) {
+    pub(crate) fn speaks_http2(&self, now: Instant) {
         self.http2.store(true, Ordering::Relaxed);
         self.in_head.store(false, Ordering::Relaxed);
         self.since.store(self.millis(now), Ordering::Relaxed);
@@ -220,7 +220,7 @@ mod tests {
     fn over_http2_only_requests_keep_a_connection_from_idling() {
         let start = Instant::now();
         let activity = Arc::new(Activity::new(start, InFlight::default(), place()));
-        activity.is_http2(start + 5 * SECOND);
+        activity.speaks_http2(start + 5 * SECOND);
         // The answer to a ping.
         activity.received(start + 60 * SECOND);
         assert_ne!(activity.verdict(start + 79 * SECOND), Verdict::GiveUp);
