@@ -23,6 +23,10 @@
 
 pub mod breaker;
 pub mod budget;
+pub mod bulkhead;
+pub mod deadline;
+pub mod fallback;
 pub mod fault;
 pub mod outcome;
 pub mod percent;
+pub mod retry;

@@ -1,0 +1,191 @@
+//! Deadlines: how long a request may take in all, and how long a try of it may.
+//!
+//! A request has one deadline from the moment it arrives: the earlier of what the caller still has and of what the policy
+//! gives. Waiting in a queue, tries and pauses between them all happen within it. What is left is told to the next hop in
+//! relative time ([`wire`]), because clocks of two machines differ by more than a deadline is long; so each hop has what
+//! the one before has left when it sends.
+//!
+//! **A timeout ends at the response's head.** A body may stream for hours. A gRPC call may be a stream whose first message
+//! is far away, and a proxy cannot tell; so gRPC has a deadline only if its caller gave one (`grpc-timeout`), and the
+//! policy's own total only shortens that.
+//!
+//! **What it does not protect against**: work that goes on in a service that does not look at its deadline after its
+//! caller was told that time is up; a body that trickles; and the time a message spends on the wire, which no hop counts.
+//!
+//! Sources: gRPC over HTTP/2 (`grpc-timeout`); "The Tail at Scale", J. Dean and L. Barroso, 2013 (why tries need an end of
+//! their own); the default of 15 s is that of Envoy's routes.
+
+pub mod wire;
+
+use std::time::{Duration, Instant};
+
+use crate::fault::{self, Fault};
+
+/// How long requests and tries may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The whole request, up to the response's head. Default 15 s; none: as long as the caller likes.
+    pub total: Option<Duration>,
+    /// One try. Default none: what is left of the total.
+    pub per_try: Option<Duration>,
+}
+
+/// A moment after which nobody waits for the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(Instant);
+
+/// The two kinds of calls that deadlines differ for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// HTTP.
+    Http,
+    /// gRPC, unary or stream.
+    Grpc,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            total: Some(Duration::from_secs(15)),
+            per_try: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Every fault.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let (least, most) = (Duration::from_millis(1), Duration::from_secs(86_400));
+        for (field, given) in [("timeout", self.total), ("perTryTimeout", self.per_try)] {
+            if let Some(given) = given {
+                fault::within(&mut faults, field, given, least, most);
+            }
+        }
+        if let (Some(total), Some(per_try)) = (self.total, self.per_try)
+            && per_try > total
+        {
+            let message = format!("is longer than the timeout of the whole request, {total:?}; shorten it");
+            faults.push(Fault {
+                field: "perTryTimeout",
+                message,
+            });
+        }
+        faults
+    }
+
+    /// The deadline of a request that arrived then and whose caller had so much left.
+    #[must_use]
+    pub fn deadline(&self, arrived: Instant, call: Call, callers: Option<Duration>) -> Option<Deadline> {
+        let allowed = match (self.total, callers) {
+            (Some(own), Some(callers)) => own.min(callers),
+            (Some(_), None) if call == Call::Grpc => return None,
+            (own, callers) => own.or(callers)?,
+        };
+        // Past the end of the clock is no deadline.
+        arrived.checked_add(allowed).map(Deadline)
+    }
+
+    /// How long a try that begins now may take. None: without end. Zero: the deadline has passed.
+    #[must_use]
+    pub fn for_try(&self, deadline: Option<Deadline>, now: Instant) -> Option<Duration> {
+        let left = deadline.map(|deadline| deadline.remaining(now));
+        match (left, self.per_try) {
+            (Some(left), Some(per_try)) => Some(left.min(per_try)),
+            (left, per_try) => left.or(per_try),
+        }
+    }
+}
+
+impl Deadline {
+    /// The deadline at this moment.
+    #[must_use]
+    pub const fn at(moment: Instant) -> Self {
+        Self(moment)
+    }
+
+    /// When it is.
+    #[must_use]
+    pub const fn moment(self) -> Instant {
+        self.0
+    }
+
+    /// What is left; zero when it has passed.
+    #[must_use]
+    pub fn remaining(self, now: Instant) -> Duration {
+        self.0.saturating_duration_since(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn millis(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    #[test]
+    fn the_earlier_of_the_callers_and_our_own_deadline_holds() {
+        let now = Instant::now();
+        for (own, call, callers, expected) in [
+            (Some(100), Call::Http, None, Some(100)),
+            (Some(100), Call::Http, Some(30), Some(30)),
+            (Some(100), Call::Http, Some(300), Some(100)),
+            (None, Call::Http, Some(300), Some(300)),
+            (None, Call::Http, None, None),
+            // A stream has no end unless its caller gave it one.
+            (Some(100), Call::Grpc, None, None),
+            (Some(100), Call::Grpc, Some(300), Some(100)),
+            (None, Call::Grpc, Some(300), Some(300)),
+        ] {
+            let settings = Settings {
+                total: own.map(millis),
+                per_try: None,
+            };
+            let deadline = settings.deadline(now, call, callers.map(millis));
+            let expected = expected.map(|left| Deadline::at(now + millis(left)));
+            assert_eq!(deadline, expected, "{own:?} {call:?} {callers:?}");
+        }
+    }
+
+    #[test]
+    fn a_try_ends_with_the_request_at_the_latest() {
+        let now = Instant::now();
+        let settings = Settings {
+            total: None,
+            per_try: Some(millis(50)),
+        };
+        let deadline = Some(Deadline::at(now + millis(70)));
+        assert_eq!(settings.for_try(None, now), Some(millis(50)));
+        assert_eq!(settings.for_try(deadline, now), Some(millis(50)));
+        assert_eq!(settings.for_try(deadline, now + millis(40)), Some(millis(30)));
+        assert_eq!(settings.for_try(deadline, now + millis(90)), Some(Duration::ZERO));
+        let without = Settings {
+            total: None,
+            per_try: None,
+        };
+        assert_eq!(without.for_try(None, now), None);
+    }
+
+    #[test]
+    fn a_deadline_beyond_the_clock_is_none() {
+        let settings = Settings {
+            total: None,
+            per_try: None,
+        };
+        let callers = Some(Duration::MAX);
+        assert_eq!(settings.deadline(Instant::now(), Call::Http, callers), None);
+    }
+
+    #[test]
+    fn a_try_longer_than_the_request_is_a_fault() {
+        let settings = Settings {
+            total: Some(millis(10)),
+            per_try: Some(millis(20)),
+        };
+        assert_eq!(settings.faults()[0].field, "perTryTimeout");
+        assert_eq!(Settings::default().faults(), []);
+    }
+}
