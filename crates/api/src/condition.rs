@@ -24,6 +24,8 @@ pub enum ConditionType {
     RoutesAccepted,
     /// The autoscaler reads its metric and is able to scale.
     AutoscalerActive,
+    /// The proxies of all ready pods run by the newest document.
+    Programmed,
 }
 
 /// Reasons of the conditions of a Microservice.
@@ -81,6 +83,14 @@ pub enum Reason {
     NoGateway,
     /// The autoscaler cannot read its metric, or cannot scale.
     AutoscalerFailed,
+    /// Every proxy runs by the newest document.
+    Programmed,
+    /// A proxy refused the newest document; the last good one stays in force there.
+    ProxyRefused,
+    /// The proxies have not said yet whether they take the newest document.
+    ProxiesPending,
+    /// A proxy has not answered for so long that it should be looked into.
+    ProxiesBehind,
     /// There is nothing of this sort in the spec.
     NotApplicable,
 }

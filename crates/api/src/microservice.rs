@@ -19,6 +19,7 @@ mod gateway;
 mod metadata;
 mod port;
 mod probe;
+mod proxies;
 mod resources;
 mod route;
 mod security;
@@ -31,6 +32,7 @@ pub use self::{
     metadata::PodMetadata,
     port::{Port, Protocol},
     probe::{Probe, Probes},
+    proxies::{Laggard, LaggardReason, Proxies},
     resources::Resources,
     route::{Exposure, Method, Route},
     security::SecurityContext,
@@ -228,6 +230,11 @@ pub struct MicroserviceStatus {
     /// Ports of the sidecar, by port name. A name keeps its number for as long as pods with it run.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub inbound_ports: BTreeMap<String, u16>,
+
+    /// What the proxies of the pods said to the newest document. Counted when the pods are at rest: it does not follow
+    /// every step of a rollout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxies: Option<Proxies>,
 
     /// Selector of the pods, for `kubectl scale` and autoscalers.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -17,6 +17,8 @@ pub const ANNOTATION_APPLIED_DIGEST: &str = "trellis.dev/applied-digest";
 /// Annotation of a pod with the digest of the template that it was made from, by which a failing new pod is told
 /// from a serving old one.
 pub const ANNOTATION_TEMPLATE_DIGEST: &str = "trellis.dev/template-digest";
+/// Annotation of the operator's Lease with the address at which its holder serves the stream: `http://host:port`.
+pub const ANNOTATION_STREAM_ADDRESS: &str = "trellis.dev/stream-address";
 /// Annotations with this prefix, and `kubectl.kubernetes.io/`, never travel from a Microservice to its children.
 pub const ANNOTATION_PREFIX: &str = "trellis.dev/";
 

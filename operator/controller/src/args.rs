@@ -1,10 +1,15 @@
 //! The command line. Every flag has an environment variable, and all are checked before anything is opened.
 
-use std::net::SocketAddr;
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::Parser;
 use http::Uri;
 use trellis_operator_desired::microservice::Settings;
+
+use crate::leader::Candidate;
 
 /// The Trellis operator: makes Microservices real and streams configuration to their proxies.
 #[derive(Debug, Clone, Parser)]
@@ -39,6 +44,22 @@ pub struct Args {
     #[arg(long, env = "POD_NAME")]
     pub pod_name: Option<String>,
 
+    /// ServiceAccount of the operator: only it may report to the leader what proxies said.
+    #[arg(long, env = "POD_SERVICE_ACCOUNT", default_value = "trellis-operator")]
+    pub service_account: String,
+
+    /// IP address at which other replicas reach this one. Unset: they cannot report to it what their proxies said.
+    #[arg(long, env = "POD_IP")]
+    pub pod_ip: Option<IpAddr>,
+
+    /// File with the token that proves to the leader who this replica is (audience `trellis-config`).
+    #[arg(
+        long,
+        env = "TRELLIS_TOKEN_FILE",
+        default_value = "/var/run/secrets/trellis/token"
+    )]
+    pub token_file: PathBuf,
+
     /// Address of health and metrics.
     #[arg(long, env = "TRELLIS_ADMIN_ADDRESS", default_value = "0.0.0.0:9090")]
     pub admin_address: SocketAddr,
@@ -63,6 +84,17 @@ impl Args {
             .clone()
             .filter(|name| !name.is_empty())
             .unwrap_or_else(|| format!("process-{}", std::process::id()))
+    }
+
+    /// How this replica stands for the Lease.
+    pub fn candidate(&self) -> Candidate {
+        let port = self.stream_address.port();
+        Candidate {
+            identity: self.identity(),
+            address: self
+                .pod_ip
+                .map(|ip| format!("http://{}", SocketAddr::new(ip, port))),
+        }
     }
 
     /// What shows in the objects.
@@ -119,6 +151,20 @@ mod tests {
         assert_eq!(args.settings().proxy_image, "trellis-proxy");
         assert_eq!(args.admin_address.port(), 9090);
         assert!(Args::try_parse_from(["trellis-operator"]).is_err());
+    }
+
+    #[test]
+    fn a_replica_is_reached_at_the_address_of_its_pod_and_the_port_of_its_stream() {
+        let address = |args: &[&str]| parse(args).unwrap().candidate().address;
+        assert_eq!(
+            address(&["--pod-ip=10.0.0.7"]).as_deref(),
+            Some("http://10.0.0.7:15010")
+        );
+        assert_eq!(
+            address(&["--pod-ip=fd00::7"]).as_deref(),
+            Some("http://[fd00::7]:15010")
+        );
+        assert_eq!(address(&[]), None, "it is not guessed");
     }
 
     #[test]

@@ -12,6 +12,8 @@
 //! also holds for a process that was stopped and continues later), and then ends: a deposed leader that "stands by" is
 //! how other operators came to have two.
 //!
+//! The Lease also says where its holder serves the stream, so that the others can report to it.
+//!
 //! Caveat: a lease is no fence. A request that is under way when the authority ends may still arrive; server-side apply
 //! by the same field managers and deletes with preconditions make it harmless.
 //!
@@ -26,6 +28,7 @@ use kube::{Api, Client, api::PostParams};
 use tokio::{sync::watch, time};
 use trellis_chassis::drain;
 
+pub use self::claim::Candidate;
 use self::claim::{Claim, Decision};
 use crate::{client::Progress, metrics::Metrics};
 
@@ -47,15 +50,23 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Longest wait for an answer of the API server.
 const REQUEST: Duration = Duration::from_secs(4);
 
-/// Until when this replica may write.
+/// Since when and until when this replica may write.
 #[derive(Debug, Clone)]
-pub struct Authority(watch::Receiver<Option<Instant>>);
+pub struct Authority(watch::Receiver<Option<Term>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Term {
+    since: Instant,
+    until: Instant,
+}
 
 /// The claim to leadership of this replica.
 pub struct Leadership {
     leases: Api<Lease>,
     claim: Claim,
-    authority: watch::Sender<Option<Instant>>,
+    authority: watch::Sender<Option<Term>>,
+    /// Where the leader is, if it is another.
+    leader: watch::Sender<Option<String>>,
     metrics: Metrics,
     progress: Progress,
 }
@@ -77,7 +88,14 @@ pub enum Error {
 impl Authority {
     /// Whether this replica may write now.
     pub fn holds(&self) -> bool {
-        self.0.borrow().is_some_and(|until| Instant::now() < until)
+        self.0.borrow().is_some_and(|term| Instant::now() < term.until)
+    }
+
+    /// For how long this replica has led.
+    pub fn led_for(&self) -> Duration {
+        self.0
+            .borrow()
+            .map_or(Duration::ZERO, |term| term.since.elapsed())
     }
 
     /// Waits until this replica leads; false if it never will.
@@ -90,33 +108,44 @@ impl Authority {
 impl Authority {
     /// One that holds for as long as any test.
     pub fn held() -> Self {
-        Self(watch::channel(Some(Instant::now() + Duration::from_secs(3600))).1)
+        Self::until(Instant::now() + Duration::from_secs(3600))
     }
 
     /// One that has run out.
     pub fn lost() -> Self {
-        Self(watch::channel(Some(Instant::now())).1)
+        Self::until(Instant::now())
+    }
+
+    fn until(until: Instant) -> Self {
+        let since = Instant::now();
+        Self(watch::channel(Some(Term { since, until })).1)
     }
 }
 
 impl Leadership {
-    /// A claim of the replica `identity`; nothing is asked before [`run`](Self::run).
+    /// A claim of a replica; nothing is asked before [`run`](Self::run). [`leader`](Self::leader) says who else leads.
     pub fn new(
         client: Client,
         namespace: &str,
-        identity: String,
+        candidate: Candidate,
         metrics: Metrics,
         progress: Progress,
     ) -> (Self, Authority) {
         let (authority, receiver) = watch::channel(None);
         let leadership = Self {
             leases: Api::namespaced(client, namespace),
-            claim: Claim::new(identity, DURATION),
+            claim: Claim::new(candidate, DURATION),
             authority,
+            leader: watch::Sender::new(None),
             metrics,
             progress,
         };
         (leadership, Authority(receiver))
+    }
+
+    /// Where the leader serves the stream; None while that is not known, or while it is this replica.
+    pub fn leader(&self) -> watch::Receiver<Option<String>> {
+        self.leader.subscribe()
     }
 
     /// Claims and renews until the process is told to stop, then gives the lease back.
@@ -139,7 +168,8 @@ impl Leadership {
     /// One look at the lease; answers how long to wait for the next.
     async fn turn(&mut self) -> Result<Duration, Error> {
         let started = Instant::now();
-        let until = *self.authority.borrow();
+        let term = *self.authority.borrow();
+        let until = term.map(|term| term.until);
         let limit = until.map_or(REQUEST, |until| {
             REQUEST.min(until.saturating_duration_since(started))
         });
@@ -151,11 +181,19 @@ impl Leadership {
                     tracing::info!(identity = self.claim.identity(), "leading");
                     self.metrics.leader.set(1);
                 }
-                self.authority.send_replace(Some(started + DEADLINE));
+                self.authority.send_replace(Some(Term {
+                    since: term.map_or(started, |term| term.since),
+                    until: started + DEADLINE,
+                }));
+                self.lead_by(None);
                 return Ok(RENEW);
             }
-            Ok(Ok(Some(holder))) if until.is_some() => return Err(Error::Taken { holder }),
-            Ok(Ok(Some(_))) => {}
+            Ok(Ok(Some(holder))) if until.is_some() => {
+                return Err(Error::Taken {
+                    holder: holder.identity,
+                });
+            }
+            Ok(Ok(Some(holder))) => self.lead_by(holder.address),
             Ok(Err(error)) => tracing::warn!(%error, "failed to claim the lease"),
             Err(_) => tracing::warn!("failed to claim the lease: no answer in time"),
         }
@@ -165,8 +203,18 @@ impl Leadership {
         Ok(RETRY)
     }
 
+    fn lead_by(&self, address: Option<String>) {
+        self.leader.send_if_modified(|known| {
+            let moved = *known != address;
+            if moved {
+                *known = address;
+            }
+            moved
+        });
+    }
+
     /// Reads the lease and claims it if that is due; answers the holder if it is another.
-    async fn attempt(&mut self, now: Instant) -> Result<Option<String>, kube::Error> {
+    async fn attempt(&mut self, now: Instant) -> Result<Option<Candidate>, kube::Error> {
         let lease = self.leases.get_opt(LEASE).await?;
         let written = match self.claim.decide(lease.as_ref(), now, jiff::Timestamp::now()) {
             Decision::Wait { holder } => return Ok(Some(holder)),
@@ -178,11 +226,8 @@ impl Leadership {
             // Another was faster; who it is shows at the next look.
             Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {
                 let lease = self.leases.get(LEASE).await?;
-                let holder = lease
-                    .spec
-                    .and_then(|spec| spec.holder_identity)
-                    .unwrap_or_default();
-                Ok((holder != self.claim.identity()).then_some(holder))
+                let holder = claim::holder(&lease);
+                Ok((holder.identity != self.claim.identity()).then_some(holder))
             }
             Err(error) => Err(error),
         }

@@ -26,6 +26,7 @@ use crate::{
     metrics::Metrics,
     observed::Observed,
     queue::Done,
+    stream::answers::Answers,
     workers::Trigger,
 };
 
@@ -53,6 +54,8 @@ pub struct Context {
     pub client: Client,
     /// Everything that is watched.
     pub caches: Arc<Caches>,
+    /// What proxies said.
+    pub answers: Arc<Answers>,
     /// Makes Microservices due.
     pub triggers: mpsc::UnboundedSender<Trigger>,
     /// Writes children.
@@ -105,7 +108,7 @@ pub async fn reconcile(context: &Context, key: &Key) -> Result<Done, Error> {
     let Validation { validated, problems } = decisions::validate(&cr, &fetched, &context.settings);
     let Some(validated) = validated else {
         let outcome = Outcome::Invalid { problems: &problems };
-        return finish(context, &cr, &outcome, None).await;
+        return finish(context, &cr, &outcome, None).await.map(Done::Visit);
     };
     let prepared = decisions::build(&validated);
     let applied = context
@@ -116,28 +119,32 @@ pub async fn reconcile(context: &Context, key: &Key) -> Result<Done, Error> {
         Ok(resources) => {
             // Pods as they are now: what was read before may be older than what was just applied.
             let seen = dereference::pods(context, &cr, &resources.deployment).await?;
+            let proxies = dereference::proxies(context, &cr);
             let outcome = Outcome::Applied {
                 validated: &validated,
                 resources: &resources,
                 pods: &seen.pods,
                 events: &seen.events,
+                proxies: &proxies,
             };
-            finish(context, &cr, &outcome, seen.newest).await
+            let next = finish(context, &cr, &outcome, seen.newest).await?;
+            let silent = decisions::recheck_proxies(&resources, &proxies);
+            Ok(Done::Visit(silent.map_or(next, |silent| silent.min(next))))
         }
         Err(error) => apply_failed(context, &cr, error).await,
     }
 }
 
-/// Writes the status of a pass and says when the next one is due. `newest` is the age of the newest pod.
+/// Writes the status of a pass and says after how long the next one is due. `newest` is the age of the newest pod.
 async fn finish(
     context: &Context,
     cr: &Arc<Microservice>,
     outcome: &Outcome<'_>,
     newest: Option<Duration>,
-) -> Result<Done, Error> {
+) -> Result<Duration, Error> {
     let status = update_status::update(context, cr, outcome).await?;
     let next = decisions::recheck(&status).map(|soon| recheck(soon, newest));
-    Ok(Done::Visit(next.unwrap_or_else(visit)))
+    Ok(next.unwrap_or_else(visit))
 }
 
 /// Time to the next look at a failure whose cause shows in Events only: `soon` while its pods are new, seldom for one
@@ -194,16 +201,4 @@ fn visit() -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_failure_is_looked_at_often_while_it_is_new_and_seldom_later() {
-        let seconds = Duration::from_secs;
-        let soon = seconds(2);
-        assert_eq!(recheck(soon, None), RECHECK_SELDOM);
-        assert_eq!(recheck(soon, Some(seconds(15))), soon);
-        assert_eq!(recheck(soon, Some(seconds(100))), seconds(10));
-        assert_eq!(recheck(soon, Some(seconds(86_400))), RECHECK_SELDOM);
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 //! ```text
 //! watches --> caches --> index --> stream server          (every replica)
 //!    \--triggers--> workers --> passes                    (the leader)
+//! stream server --> answers of proxies --> report          (every replica, to the leader)
 //! admin port, liveness, leadership, events                (every replica)
 //! ```
 //!
@@ -28,11 +29,18 @@ use crate::{
     client::{self, Progress},
     error::chain,
     events::Events,
+    key::Key,
     leader::{self, Leadership},
     liveness,
     metrics::Metrics,
     microservice::Context,
-    stream::{auth::Authenticator, index::Index, server::Server},
+    stream::{
+        answers::Answers,
+        auth::Authenticator,
+        index::Index,
+        report::Reporter,
+        server::{Reports, Server},
+    },
     watches,
     workers::Workers,
 };
@@ -132,10 +140,18 @@ async fn run(args: Args) -> Result<(), Error> {
     let (leadership, authority) = Leadership::new(
         client.clone(),
         &args.namespace,
-        identity.clone(),
+        args.candidate(),
         metrics.clone(),
         progress,
     );
+    let answers = Arc::new(Answers::default());
+    tokio::spawn(Arc::clone(&answers).trigger(triggers.clone()));
+    let reporter = Reporter {
+        answers: Arc::clone(&answers),
+        leader: leadership.leader(),
+        token: args.token_file.clone(),
+    };
+    tokio::spawn(reporter.run(stopping.clone()));
     let (events, events_writer) = Events::new(client.clone(), identity, metrics.clone());
     tokio::spawn(events_writer.run());
     let context = Arc::new(Context {
@@ -147,6 +163,7 @@ async fn run(args: Args) -> Result<(), Error> {
         ),
         client: client.clone(),
         caches,
+        answers: Arc::clone(&answers),
         triggers,
         authority: authority.clone(),
         events,
@@ -154,11 +171,16 @@ async fn run(args: Args) -> Result<(), Error> {
         settings: args.settings(),
     });
     let workers = Workers::new(context, due, usize::from(args.concurrency), metrics.clone());
-    let workers = tokio::spawn(workers.run(authority, stopping.clone()));
+    let workers = tokio::spawn(workers.run(authority.clone(), stopping.clone()));
 
     let server = Server::new(
         Authenticator::new(client),
         index,
+        Reports {
+            answers,
+            account: Key::new(args.namespace, args.service_account),
+            authority,
+        },
         metrics.stream,
         stopping.clone(),
     );

@@ -3,7 +3,7 @@
 //! ```text
 //! ConfigMap watch ------> index --(watch channel per document)---> session --> proxy
 //! EndpointSlice watch --> index --(watch channel per cluster)---/     |
-//!                                                              answers (ACK, NACK)
+//!                                              status <-- pass <-- answers (ACK, NACK)
 //! ```
 //!
 //! The ConfigMap is the one truth: the leader writes it, every replica streams what its watch shows of it. So it does not
@@ -11,13 +11,17 @@
 //! Versions only grow ([`trellis_proxy_config::Document::version`]); a session sends nothing older than what the proxy
 //! says it has.
 //!
+//! Only the leader writes statuses, so the other replicas report to it what their proxies said.
+//!
 //! Guarantees: a proxy gets documents and endpoints of its own Microservice's document only, after it has proved by a
 //! token that it runs under its ServiceAccount; a slow proxy skips states and never holds up others (channels hold the
 //! newest value, not a history); nothing is served before the caches are complete, so "no endpoints" means that.
 
+pub mod answers;
 pub mod auth;
 pub mod document;
 pub mod endpoints;
 pub mod index;
+pub mod report;
 pub mod server;
 mod session;

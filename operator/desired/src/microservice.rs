@@ -4,7 +4,7 @@
 //! validate   every fault with its field path; else Validated, with every default and reference resolved
 //! build      Validated -> the children
 //! status     what became of it -> conditions, problems, columns
-//! recheck    when to look again although nothing that is watched changes
+//! recheck    when to look again although nothing that is watched changes; recheck_proxies: at silent proxies
 //! interests  which other Microservices it reads
 //! seen       what others read of it
 //! ```
@@ -31,7 +31,7 @@ mod validate;
 mod validated;
 
 pub use self::{
-    input::{Fetched, PodEvent, Settings},
+    input::{Answer, Fetched, PodEvent, Proxy, Refused, Settings},
     interests::{Interests, Key, Scope, Seen, interests, seen},
     validated::Validated,
 };
@@ -74,6 +74,8 @@ pub enum Outcome<'a> {
         pods: &'a [Pod],
         /// Events about them.
         events: &'a [PodEvent],
+        /// The proxies of all pods that are ready and not being stopped.
+        proxies: &'a [Proxy],
     },
 }
 
@@ -104,4 +106,10 @@ pub fn status(cr: &Microservice, outcome: &Outcome<'_>, now: Timestamp) -> Micro
 #[must_use]
 pub fn recheck(status: &MicroserviceStatus) -> Option<Duration> {
     status::recheck(status)
+}
+
+/// When to look again at proxies that have not answered to the applied document, if there are any.
+#[must_use]
+pub fn recheck_proxies(resources: &Resources<Applied>, proxies: &[Proxy]) -> Option<Duration> {
+    status::recheck_proxies(resources, proxies)
 }

@@ -97,6 +97,33 @@ pub struct Endpoint {
     #[prost(uint32, tag = "2")]
     pub port: u32,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReportRequest {
+    /// At most some hundred; more come in further messages.
+    #[prost(message, repeated, tag = "1")]
+    pub proxies: ::prost::alloc::vec::Vec<ProxyState>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReportResponse {}
+/// One proxy. Replaces what was told of it before.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProxyState {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub microservice: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub pod: ::prost::alloc::string::String,
+    /// False: it is gone, and the rest is empty.
+    #[prost(bool, tag = "4")]
+    pub connected: bool,
+    /// Digest of the document in use; empty if none.
+    #[prost(string, tag = "5")]
+    pub digest: ::prost::alloc::string::String,
+    /// The document that it refused last, if it did not take a newer one since.
+    #[prost(message, optional, tag = "6")]
+    pub refused: ::core::option::Option<Nack>,
+}
 /// Generated client implementations.
 pub mod config_stream_client {
     #![allow(
@@ -206,6 +233,33 @@ pub mod config_stream_client {
                 .insert(GrpcMethod::new("trellis.config.v1.ConfigStream", "Subscribe"));
             self.inner.streaming(req, path, codec).await
         }
+        /// A replica of the operator that does not lead tells the one that does what its proxies said: first of all that are
+        /// connected, then of those that changed. The leader alone writes it into statuses. It holds the stream open; what was
+        /// told goes with it.
+        ///
+        /// Only the operator's own ServiceAccount may call, with a token as above: PERMISSION_DENIED else.
+        /// FAILED_PRECONDITION: this replica does not lead.
+        pub async fn report(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::ReportRequest>,
+        ) -> std::result::Result<tonic::Response<super::ReportResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/trellis.config.v1.ConfigStream/Report",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("trellis.config.v1.ConfigStream", "Report"));
+            self.inner.client_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -236,6 +290,16 @@ pub mod config_stream_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::SubscribeRequest>>,
         ) -> std::result::Result<tonic::Response<Self::SubscribeStream>, tonic::Status>;
+        /// A replica of the operator that does not lead tells the one that does what its proxies said: first of all that are
+        /// connected, then of those that changed. The leader alone writes it into statuses. It holds the stream open; what was
+        /// told goes with it.
+        ///
+        /// Only the operator's own ServiceAccount may call, with a token as above: PERMISSION_DENIED else.
+        /// FAILED_PRECONDITION: this replica does not lead.
+        async fn report(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::ReportRequest>>,
+        ) -> std::result::Result<tonic::Response<super::ReportResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct ConfigStreamServer<T> {
@@ -357,6 +421,53 @@ pub mod config_stream_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/trellis.config.v1.ConfigStream/Report" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReportSvc<T: ConfigStream>(pub Arc<T>);
+                    impl<
+                        T: ConfigStream,
+                    > tonic::server::ClientStreamingService<super::ReportRequest>
+                    for ReportSvc<T> {
+                        type Response = super::ReportResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::ReportRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ConfigStream>::report(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReportSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.client_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -7,11 +7,21 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::MicroTime,
     jiff::Timestamp,
 };
+use trellis_api::names;
+
+/// Who claims the lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Name of the replica.
+    pub identity: String,
+    /// Where it serves the stream, if others can know; it stands in the Lease while it leads.
+    pub address: Option<String>,
+}
 
 /// One candidate's view of the lease.
 #[derive(Debug)]
 pub struct Claim {
-    identity: String,
+    candidate: Candidate,
     duration: Duration,
     /// Version of the lease that was seen last, and when it was seen first.
     seen: Option<(String, Instant)>,
@@ -26,16 +36,16 @@ pub enum Decision {
     Update(Lease),
     /// Another holds it.
     Wait {
-        /// Identity of the other.
-        holder: String,
+        /// The other.
+        holder: Candidate,
     },
 }
 
 impl Claim {
     /// A candidate that has seen nothing yet.
-    pub const fn new(identity: String, duration: Duration) -> Self {
+    pub const fn new(candidate: Candidate, duration: Duration) -> Self {
         Self {
-            identity,
+            candidate,
             duration,
             seen: None,
         }
@@ -43,7 +53,7 @@ impl Claim {
 
     /// Who claims.
     pub fn identity(&self) -> &str {
-        &self.identity
+        &self.candidate.identity
     }
 
     /// What to do about the lease as it was read at `now`; `time` is what is written for people to read.
@@ -52,6 +62,7 @@ impl Claim {
             let mut lease = Lease::default();
             lease.metadata.name = Some(super::LEASE.to_owned());
             lease.spec = Some(self.spec(None, time));
+            self.publish_address(&mut lease);
             return Decision::Create(lease);
         };
         let version = lease.metadata.resource_version.clone().unwrap_or_default();
@@ -62,17 +73,18 @@ impl Claim {
         self.seen = Some((version, since));
 
         let spec = lease.spec.clone().unwrap_or_default();
-        let holder = spec.holder_identity.clone().unwrap_or_default();
+        let holder = holder(lease);
         let length = spec
             .lease_duration_seconds
             .and_then(|seconds| u64::try_from(seconds).ok())
             .map_or(self.duration, Duration::from_secs);
         let dead = now.saturating_duration_since(since) >= length;
-        if !(holder.is_empty() || holder == self.identity || dead) {
+        if !(holder.identity.is_empty() || holder.identity == self.identity() || dead) {
             return Decision::Wait { holder };
         }
         let mut next = lease.clone();
         next.spec = Some(self.spec(Some(&spec), time));
+        self.publish_address(&mut next);
         Decision::Update(next)
     }
 
@@ -80,15 +92,27 @@ impl Claim {
     pub fn released(&self, lease: &Lease) -> Option<Lease> {
         let mut lease = lease.clone();
         let spec = lease.spec.as_mut()?;
-        (spec.holder_identity.as_deref() == Some(&*self.identity)).then(|| spec.holder_identity = None)?;
+        (spec.holder_identity.as_deref() == Some(self.identity())).then(|| spec.holder_identity = None)?;
+        if let Some(annotations) = &mut lease.metadata.annotations {
+            annotations.remove(names::ANNOTATION_STREAM_ADDRESS);
+        }
         Some(lease)
     }
 
+    /// Puts the own address in the place of that of the holder before.
+    fn publish_address(&self, lease: &mut Lease) {
+        let annotations = lease.metadata.annotations.get_or_insert_default();
+        match &self.candidate.address {
+            Some(address) => annotations.insert(names::ANNOTATION_STREAM_ADDRESS.to_owned(), address.clone()),
+            None => annotations.remove(names::ANNOTATION_STREAM_ADDRESS),
+        };
+    }
+
     fn spec(&self, before: Option<&LeaseSpec>, time: Timestamp) -> LeaseSpec {
-        let renewal = before.filter(|spec| spec.holder_identity.as_deref() == Some(&*self.identity));
+        let renewal = before.filter(|spec| spec.holder_identity.as_deref() == Some(self.identity()));
         let transitions = before.and_then(|spec| spec.lease_transitions).unwrap_or_default();
         LeaseSpec {
-            holder_identity: Some(self.identity.clone()),
+            holder_identity: Some(self.identity().to_owned()),
             lease_duration_seconds: i32::try_from(self.duration.as_secs()).ok(),
             acquire_time: renewal
                 .and_then(|spec| spec.acquire_time.clone())
@@ -102,6 +126,20 @@ impl Claim {
     }
 }
 
+/// Who holds a lease; nobody if the identity is empty.
+pub fn holder(lease: &Lease) -> Candidate {
+    let spec = lease.spec.as_ref();
+    let annotations = lease.metadata.annotations.as_ref();
+    Candidate {
+        identity: spec
+            .and_then(|spec| spec.holder_identity.clone())
+            .unwrap_or_default(),
+        address: annotations
+            .and_then(|annotations| annotations.get(names::ANNOTATION_STREAM_ADDRESS))
+            .cloned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,13 +147,18 @@ mod tests {
     const LENGTH: Duration = Duration::from_secs(15);
 
     fn claim(identity: &str) -> Claim {
-        Claim::new(identity.to_owned(), LENGTH)
+        let candidate = Candidate {
+            identity: identity.to_owned(),
+            address: Some(format!("http://{identity}:15010")),
+        };
+        Claim::new(candidate, LENGTH)
     }
 
     fn lease(holder: &str, version: &str) -> Lease {
         let mut lease = Lease::default();
         lease.metadata.resource_version = Some(version.to_owned());
         lease.spec = Some(claim(holder).spec(None, Timestamp::UNIX_EPOCH));
+        claim(holder).publish_address(&mut lease);
         lease
     }
 
@@ -157,6 +200,24 @@ mod tests {
         let given_back = leader.released(&lease("a", "1")).unwrap();
         assert!(decide(&mut standby, &given_back, Instant::now()).is_some());
         assert_eq!(standby.released(&lease("a", "1")), None, "not ours to give back");
+    }
+
+    #[test]
+    fn the_lease_says_where_its_holder_is_and_nothing_once_it_was_given_back() {
+        let (mut standby, now) = (claim("b"), Instant::now());
+        let Decision::Wait { holder: leader } =
+            standby.decide(Some(&lease("a", "1")), now, Timestamp::UNIX_EPOCH)
+        else {
+            panic!("taken")
+        };
+        assert_eq!(leader.address.as_deref(), Some("http://a:15010"));
+        let given_back = claim("a").released(&lease("a", "1")).unwrap();
+        assert_eq!(holder(&given_back).address, None);
+        let taken = standby.decide(Some(&given_back), now, Timestamp::UNIX_EPOCH);
+        let Decision::Update(taken) = taken else {
+            panic!("{taken:?}")
+        };
+        assert_eq!(holder(&taken).address.as_deref(), Some("http://b:15010"));
     }
 
     #[test]

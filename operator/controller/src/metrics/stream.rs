@@ -11,6 +11,8 @@ use prometheus_client::{
 pub struct Stream {
     /// Proxies that hold a stream to this replica.
     pub connected: Gauge,
+    /// Replicas that report to this one.
+    pub reports: Gauge,
     /// What proxies said to documents.
     answers: Family<AnswerLabels, Counter>,
     /// What was sent.
@@ -51,6 +53,8 @@ pub enum Refusal {
     NoHello,
     /// Too many streams.
     Full,
+    /// A report to a replica that does not lead.
+    NotLeading,
     /// The API server could not be asked.
     Unavailable,
 }
@@ -84,6 +88,11 @@ impl Stream {
             "connected",
             "Proxies that hold a stream to this replica",
             metrics.connected.clone(),
+        );
+        prefix.register(
+            "reports",
+            "Replicas that report to this one what their proxies said",
+            metrics.reports.clone(),
         );
         prefix.register(
             "answers",

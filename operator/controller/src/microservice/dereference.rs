@@ -8,13 +8,14 @@ use std::{sync::Arc, time::Duration};
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
-        core::v1::{Event, Pod},
+        core::v1::{Event, Pod, PodCondition},
     },
+    apimachinery::pkg::apis::meta::v1::Time,
     jiff::Timestamp,
 };
 use kube::{Api, Resource, ResourceExt, api::ListParams};
 use trellis_api::{Microservice, names};
-use trellis_operator_desired::microservice::{self as decisions, Fetched, PodEvent};
+use trellis_operator_desired::microservice::{self as decisions, Fetched, PodEvent, Proxy};
 
 use super::Context;
 use crate::{cache::Cache, key::Key};
@@ -86,6 +87,25 @@ pub async fn pods(context: &Context, cr: &Microservice, deployment: &Deployment)
     })
 }
 
+/// The proxies of the pods of `cr` that are ready and not being stopped, with what they said.
+pub fn proxies(context: &Context, cr: &Microservice) -> Vec<Proxy> {
+    let key = Key::of(cr);
+    let mut answers = context.answers.of(&key);
+    let listening = context.authority.led_for();
+    let pods = context.caches.pods.of_microservice(&key);
+    pods.iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+        .filter_map(|pod| {
+            let name = pod.name_any();
+            Some(Proxy {
+                waited: since(&ready(pod)?.last_transition_time.clone()?).min(listening),
+                answer: answers.remove(&name),
+                pod: name,
+            })
+        })
+        .collect()
+}
+
 /// The Microservices that the decisions about `cr` read.
 fn related(context: &Context, cr: &Microservice) -> Vec<Arc<Microservice>> {
     let interests = decisions::interests(cr);
@@ -124,20 +144,24 @@ fn is_complete(deployment: &Deployment) -> bool {
 }
 
 fn needs_explaining(pod: &Pod) -> bool {
-    let conditions = pod
-        .status
+    ready(pod).is_none() && age(pod).is_some_and(|age| age >= PATIENCE)
+}
+
+/// The condition `Ready` of a pod that is.
+fn ready(pod: &Pod) -> Option<&PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions
         .iter()
-        .flat_map(|status| status.conditions.iter().flatten());
-    let ready = conditions
-        .into_iter()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    !ready && age(pod).is_some_and(|age| age >= PATIENCE)
+        .find(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn age(pod: &Pod) -> Option<Duration> {
-    let created = pod.creation_timestamp()?;
-    // In the future only if the clocks differ; then it is new.
-    Some(Duration::try_from(Timestamp::now().duration_since(created.0)).unwrap_or_default())
+    Some(since(&pod.creation_timestamp()?))
+}
+
+/// Time since then; none if it is in the future, which it is only if the clocks differ.
+fn since(time: &Time) -> Duration {
+    Duration::try_from(Timestamp::now().duration_since(time.0)).unwrap_or_default()
 }
 
 async fn events_of(context: &Context, namespace: &str, pod: &Pod) -> Result<Vec<PodEvent>, Error> {

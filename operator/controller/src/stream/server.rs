@@ -17,8 +17,12 @@ use trellis_config_stream::v1::{
     subscribe_request::Message,
 };
 
-use super::{auth::Authenticator, index::Index, session::Session};
-use crate::metrics::{Refusal, Stream};
+use super::{answers::Answers, auth::Authenticator, index::Index, report, session::Session};
+use crate::{
+    key::Key,
+    leader::Authority,
+    metrics::{Refusal, Stream},
+};
 
 /// Longest wait for a greeting.
 const HELLO: Duration = Duration::from_secs(10);
@@ -26,18 +30,32 @@ const HELLO: Duration = Duration::from_secs(10);
 const OUTBOUND: usize = 8;
 /// Most proxies of one replica.
 const MOST_SESSIONS: usize = 20_000;
-/// Largest message of a proxy: an answer with its faults.
+/// Most replicas that report.
+const MOST_REPORTS: usize = 16;
+/// Largest message: of a proxy an answer with its faults, of a replica a hundred answers.
 const LARGEST_REQUEST: usize = 256 * 1024;
 /// Time between looks whether a silent proxy is still there, and longest wait for its answer.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 
-/// Answers subscriptions.
+/// Answers subscriptions, and takes reports in while this replica leads.
 pub struct Server {
     authenticator: Authenticator,
     index: Arc<Index>,
+    reports: Reports,
     sessions: Arc<Semaphore>,
+    reporters: Arc<Semaphore>,
     metrics: Stream,
     drain: drain::Watch,
+}
+
+/// Where what proxies said goes, and who may report it.
+pub struct Reports {
+    /// What is known.
+    pub answers: Arc<Answers>,
+    /// The operator's own ServiceAccount.
+    pub account: Key,
+    /// Whether this replica leads.
+    pub authority: Authority,
 }
 
 impl Server {
@@ -45,13 +63,16 @@ impl Server {
     pub fn new(
         authenticator: Authenticator,
         index: Arc<Index>,
+        reports: Reports,
         metrics: Stream,
         drain: drain::Watch,
     ) -> Self {
         Self {
             authenticator,
             index,
+            reports,
             sessions: Arc::new(Semaphore::new(MOST_SESSIONS)),
+            reporters: Arc::new(Semaphore::new(MOST_REPORTS)),
             metrics,
             drain,
         }
@@ -78,7 +99,7 @@ impl Server {
 
     fn refuse(&self, (reason, status): (Refusal, Status)) -> Status {
         self.metrics.refused(reason);
-        tracing::warn!(?reason, message = status.message(), "subscription refused");
+        tracing::warn!(?reason, message = status.message(), "stream refused");
         status
     }
 
@@ -111,6 +132,23 @@ impl Server {
         }
         Ok((hello, inbound))
     }
+
+    async fn admit_report(
+        &self,
+        request: Request<Streaming<v1::ReportRequest>>,
+    ) -> Result<Streaming<v1::ReportRequest>, (Refusal, Status)> {
+        let caller = self.authenticator.caller(request.metadata()).await?;
+        let account = &self.reports.account;
+        if caller != *account {
+            let text = format!("ServiceAccount {caller} may not report; only {account} may");
+            return Err((Refusal::Denied, Status::permission_denied(text)));
+        }
+        if !self.reports.authority.holds() {
+            let status = Status::failed_precondition("this replica does not lead");
+            return Err((Refusal::NotLeading, status));
+        }
+        Ok(request.into_inner())
+    }
 }
 
 // Written out instead of by `async_trait`, which the generated trait's signature otherwise asks for.
@@ -135,13 +173,47 @@ impl ConfigStream for Server {
                 .await
                 .map_err(|refusal| self.refuse(refusal))?;
             let (outbound, responses) = mpsc::channel(OUTBOUND);
-            let session = Session::new(hello, Arc::clone(&self.index), outbound, self.metrics.clone());
+            let session = Session::new(
+                hello,
+                Arc::clone(&self.index),
+                &self.reports.answers,
+                outbound,
+                self.metrics.clone(),
+            );
             let drain = self.drain.clone();
             tokio::spawn(async move {
                 session.run(inbound, drain).await;
                 drop(permit);
             });
             Ok(Response::new(ReceiverStream::new(responses)))
+        })
+    }
+
+    fn report<'life, 'future>(
+        &'life self,
+        request: Request<Streaming<v1::ReportRequest>>,
+    ) -> BoxFuture<'future, Result<Response<v1::ReportResponse>, Status>>
+    where
+        'life: 'future,
+        Self: 'future,
+    {
+        Box::pin(async move {
+            let _permit = Arc::clone(&self.reporters).try_acquire_owned().map_err(|_| {
+                let status = Status::resource_exhausted("too many reports");
+                self.refuse((Refusal::Full, status))
+            })?;
+            let mut inbound = self
+                .admit_report(request)
+                .await
+                .map_err(|refusal| self.refuse(refusal))?;
+            let reported = self.reports.answers.reported(MOST_SESSIONS);
+            self.metrics.reports.inc();
+            tokio::select! {
+                () = report::take_in(reported, &mut inbound) => {}
+                () = self.drain.signaled() => {}
+            }
+            self.metrics.reports.dec();
+            Ok(Response::new(v1::ReportResponse {}))
         })
     }
 }

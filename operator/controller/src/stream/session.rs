@@ -15,6 +15,7 @@ use trellis_config_stream::v1::{self, subscribe_request::Message};
 use trellis_proxy_config::{ClusterName, Endpoints};
 
 use super::{
+    answers::{Answers, Connected},
     document::{Known, Published},
     endpoints,
     index::Index,
@@ -39,6 +40,7 @@ pub struct Session {
     key: Key,
     pod: String,
     known: Known,
+    said: Connected,
     index: Arc<Index>,
     outbound: Outbound,
     metrics: Stream,
@@ -66,9 +68,17 @@ enum End {
 
 impl Session {
     /// A session with the proxy of this greeting.
-    pub fn new(hello: v1::Hello, index: Arc<Index>, outbound: Outbound, metrics: Stream) -> Self {
+    pub fn new(
+        hello: v1::Hello,
+        index: Arc<Index>,
+        answers: &Arc<Answers>,
+        outbound: Outbound,
+        metrics: Stream,
+    ) -> Self {
+        let key = Key::new(hello.namespace, hello.microservice);
         Self {
-            key: Key::new(hello.namespace, hello.microservice),
+            said: answers.connected(key.clone(), &hello.pod, &hello.document_digest),
+            key,
             pod: hello.pod,
             known: Known {
                 version: hello.document_version,
@@ -173,15 +183,18 @@ impl Session {
     }
 
     /// Takes in what the proxy said.
-    fn answered(&self, request: Result<Option<v1::SubscribeRequest>, Status>) -> Result<(), End> {
+    fn answered(&mut self, request: Result<Option<v1::SubscribeRequest>, Status>) -> Result<(), End> {
         let request = request.ok().flatten().ok_or(End::Gone)?;
         match request.message {
             Some(Message::Ack(ack)) => {
                 self.metrics.answered(Answer::Ack);
+                self.said.acknowledged(ack.version, &ack.digest);
                 tracing::debug!(microservice = %self.key, pod = self.pod, version = ack.version, "document in use");
             }
             Some(Message::Nack(nack)) => {
                 self.metrics.answered(Answer::Nack);
+                let first = nack.faults.first().map_or("", String::as_str);
+                self.said.refused(nack.version, &nack.digest, first);
                 let faults: String = nack.faults.join("; ").chars().take(LONGEST_FAULT).collect();
                 tracing::warn!(
                     microservice = %self.key, pod = self.pod, version = nack.version, faults,

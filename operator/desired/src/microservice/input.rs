@@ -1,6 +1,6 @@
 //! What the decisions about a Microservice are made from, besides itself.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -53,4 +53,35 @@ pub struct PodEvent {
     pub container: Option<String>,
     /// How often it happened.
     pub count: i32,
+}
+
+/// The proxy of a pod that is ready and not being stopped, and what it said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proxy {
+    /// Name of the pod.
+    pub pod: String,
+    /// For how long it could have said something: since its pod is ready and since somebody listens.
+    pub waited: Duration,
+    /// What it said; None: it holds no stream.
+    pub answer: Option<Answer>,
+}
+
+/// What a proxy said to its documents.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Digest of the document in use; empty if there is none.
+    pub in_use: String,
+    /// The document that it refused last.
+    pub refused: Option<Refused>,
+}
+
+/// A document that a proxy refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refused {
+    /// Version of the document.
+    pub version: u64,
+    /// Its digest.
+    pub digest: String,
+    /// The first fault, with its path.
+    pub fault: String,
 }

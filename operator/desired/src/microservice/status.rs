@@ -20,7 +20,7 @@ use self::{
     rollout::Rollout,
 };
 use super::{
-    Outcome, PodEvent,
+    Outcome, PodEvent, Proxy,
     validated::{Scaling, Validated},
 };
 use crate::resources::{Applied, Resources};
@@ -31,16 +31,18 @@ mod columns;
 mod conditions;
 mod dependencies;
 mod failure;
+mod programmed;
 mod rollout;
 mod routes;
 
 /// Conditions that are details of `Ready`, in the order in which they explain it.
-const DETAILS: [ConditionType; 5] = [
+const DETAILS: [ConditionType; 6] = [
     ConditionType::WorkloadAvailable,
     ConditionType::BindingsReady,
     ConditionType::DependenciesReady,
     ConditionType::RoutesAccepted,
     ConditionType::AutoscalerActive,
+    ConditionType::Programmed,
 ];
 /// Children's names that Kubernetes uses: the ServiceAccount of every namespace, and the API server's Service. Other
 /// workloads need them, so nobody is told to delete them.
@@ -109,7 +111,15 @@ pub(super) fn status(cr: &Microservice, outcome: &Outcome<'_>, now: Timestamp) -
             resources,
             pods,
             events,
-        } => applied(validated, resources, pods, events, &mut conditions),
+            proxies,
+        } => {
+            // First: the message of `Ready` repeats what fails.
+            let proxies = programmed::set(resources, proxies, &previous, &mut conditions);
+            MicroserviceStatus {
+                proxies,
+                ..applied(validated, resources, pods, events, &mut conditions)
+            }
+        }
     };
     status.observed_generation = cr.metadata.generation;
     status.conditions = conditions.into_list();
@@ -133,6 +143,12 @@ pub(super) fn recheck(status: &MicroserviceStatus) -> Option<Duration> {
     // A failed apply is tried again by the controller, with its own back-off; this is the net under it.
     let seldom = stalled || ready.reason == Reason::ApplyFailed.as_ref();
     Some(if seldom { RECHECK_SELDOM } else { RECHECK })
+}
+
+/// When to look again at proxies that have not answered.
+pub(super) fn recheck_proxies(resources: &Resources<Applied>, proxies: &[Proxy]) -> Option<Duration> {
+    let document = programmed::digest(&resources.proxy_config);
+    programmed::is_waiting(&document, proxies).then_some(programmed::PATIENCE)
 }
 
 fn applied(

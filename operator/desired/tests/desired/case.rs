@@ -4,6 +4,7 @@ use std::{
     marker::PhantomData,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use k8s_openapi::{
@@ -18,7 +19,7 @@ use serde_json::Value;
 use trellis_api::{Microservice, MicroserviceStatus, Problem, names};
 use trellis_operator_desired::{
     Applied, Resources,
-    microservice::{self, Fetched, Outcome, PodEvent, Settings, Validation},
+    microservice::{self, Answer, Fetched, Outcome, PodEvent, Proxy, Refused, Settings, Validation},
 };
 
 /// When every golden pass happens.
@@ -40,6 +41,8 @@ pub fn settings() -> Settings {
 pub struct Case {
     pub cr: Microservice,
     pub fetched: Fetched,
+    /// What proxies said. Empty: as many as the live Deployment has ready pods run by the document.
+    pub proxies: Vec<Proxy>,
     /// How far the pass comes, if not to the end.
     pub end: Option<End>,
     /// What of the result the case is about: kinds, and `status`. Empty: everything.
@@ -80,6 +83,7 @@ impl Case {
         let mut case = Self {
             cr: as_stored(parse(documents.next().unwrap())),
             fetched: Fetched::default(),
+            proxies: Vec::new(),
             end: None,
             shown,
         };
@@ -101,6 +105,7 @@ impl Case {
             "ConfigMap" => self.fetched.proxy_config = Some(parse(document)),
             "Pod" => self.fetched.pods.push(parse(document)),
             "Event" => self.fetched.events.push(event(parse(document))),
+            "Proxy" => self.proxies.push(proxy(&document)),
             "Pending" => self.end = Some(End::Pending),
             "ApplyFailed" => {
                 self.end = Some(End::ApplyFailed {
@@ -132,6 +137,14 @@ impl Case {
         );
         let resources = store(prepared, &self.fetched);
         let pods = self.pods(&resources.deployment);
+        let newest = newest(&resources);
+        let proxies = self.proxies(&resources, &newest);
+        let mut cr = self.cr.clone();
+        if let Some(counts) = cr.status.as_mut().and_then(|status| status.proxies.as_mut())
+            && counts.document == "newest"
+        {
+            counts.document.clone_from(&newest);
+        }
         let outcome = match &self.end {
             Some(End::Pending) => Outcome::Pending,
             Some(End::ApplyFailed {
@@ -148,13 +161,35 @@ impl Case {
                 resources: &resources,
                 pods: &pods,
                 events: &self.fetched.events,
+                proxies: &proxies,
             },
         };
         Pass {
-            status: microservice::status(&self.cr, &outcome, now),
+            status: microservice::status(&cr, &outcome, now),
             problems,
             resources: self.end.is_none().then_some(resources),
         }
+    }
+
+    /// The proxies, with the digest of the document for `newest`.
+    fn proxies(&self, resources: &Resources<Applied>, newest: &str) -> Vec<Proxy> {
+        let status = resources.deployment.status.clone().unwrap_or_default();
+        let mut proxies = self.proxies.clone();
+        if proxies.is_empty() {
+            proxies = (0..status.ready_replicas.unwrap_or_default())
+                .map(|index| taken(&format!("pod-{index}")))
+                .collect();
+        }
+        let answers = proxies.iter_mut().filter_map(|proxy| proxy.answer.as_mut());
+        for answer in answers {
+            let refused = answer.refused.as_mut().map(|refused| &mut refused.digest);
+            for digest in [Some(&mut answer.in_use), refused].into_iter().flatten() {
+                if digest == "newest" {
+                    newest.clone_into(digest);
+                }
+            }
+        }
+        proxies
     }
 
     /// The pods, those marked so with the template's digest.
@@ -174,6 +209,13 @@ impl Case {
         }
         pods
     }
+}
+
+/// Digest of the document that a pass made.
+fn newest(resources: &Resources<Applied>) -> String {
+    let text = &resources.proxy_config.data.as_ref().unwrap()[names::KEY_PROXY_CONFIG];
+    let document: Value = serde_json::from_str(text).unwrap();
+    document["digest"].as_str().unwrap().to_owned()
 }
 
 /// Digest of a Deployment's pod template.
@@ -252,6 +294,36 @@ fn deployment(mut document: Value) -> Deployment {
         }
     }
     parse(document)
+}
+
+/// `{kind: Proxy, pod, waited: seconds, inUse: digest, refused: {version, digest, fault}}`; without `inUse` it is not
+/// connected.
+fn proxy(document: &Value) -> Proxy {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let refused = &document["refused"];
+    Proxy {
+        pod: text(&document["pod"]),
+        waited: Duration::from_secs(document["waited"].as_u64().unwrap_or(3600)),
+        answer: document["inUse"].is_string().then(|| Answer {
+            in_use: text(&document["inUse"]),
+            refused: refused.is_object().then(|| Refused {
+                version: refused["version"].as_u64().unwrap_or_default(),
+                digest: text(&refused["digest"]),
+                fault: text(&refused["fault"]),
+            }),
+        }),
+    }
+}
+
+fn taken(pod: &str) -> Proxy {
+    Proxy {
+        pod: pod.to_owned(),
+        waited: Duration::from_secs(3600),
+        answer: Some(Answer {
+            in_use: "newest".to_owned(),
+            refused: None,
+        }),
+    }
 }
 
 fn event(event: Event) -> PodEvent {

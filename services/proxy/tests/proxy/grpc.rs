@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Code, Request, Response, Status, Streaming};
 use trellis_config_stream::v1::{
-    Ack, Nack, SubscribeRequest, SubscribeResponse,
+    Ack, Nack, ReportRequest, ReportResponse, SubscribeRequest, SubscribeResponse,
     config_stream_client::ConfigStreamClient,
     config_stream_server::{ConfigStream, ConfigStreamServer},
     subscribe_request, subscribe_response,
@@ -60,6 +60,10 @@ impl ConfigStream for Echo {
             _ => Err(Status::not_found("no such thing")),
         });
         Ok(Response::new(Box::pin(echoed)))
+    }
+
+    async fn report(&self, _: Request<Streaming<ReportRequest>>) -> Result<Response<ReportResponse>, Status> {
+        Err(Status::unimplemented("no proxy reports"))
     }
 }
 

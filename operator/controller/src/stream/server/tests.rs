@@ -11,19 +11,22 @@ use k8s_openapi::api::{authentication::v1::TokenReview, core::v1::ConfigMap, dis
 use kube::client::Body;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tonic::{Code, metadata::MetadataValue};
 use trellis_config_stream::v1::{config_stream_client::ConfigStreamClient, subscribe_response};
 
 use super::*;
-use crate::{cache::Change, metrics::Metrics};
+use crate::{cache::Change, metrics::Metrics, stream::report::Reporter};
 
 /// Longest wait for a message.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 struct Fixture {
     index: Arc<Index>,
+    answers: Arc<Answers>,
     address: String,
     drain: drain::Trigger,
+    draining: drain::Watch,
     reviews: Arc<AtomicUsize>,
 }
 
@@ -63,7 +66,12 @@ fn api_server(reviews: Arc<AtomicUsize>) -> kube::Client {
 }
 
 async fn serve() -> Fixture {
+    serve_with(Authority::held()).await
+}
+
+async fn serve_with(authority: Authority) -> Fixture {
     let index = Arc::new(Index::default());
+    let answers = Arc::<Answers>::default();
     let reviews = Arc::default();
     let (trigger, watch) = drain::channel();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -71,25 +79,43 @@ async fn serve() -> Fixture {
     let server = Server::new(
         Authenticator::new(api_server(Arc::clone(&reviews))),
         Arc::clone(&index),
+        Reports {
+            answers: Arc::clone(&answers),
+            account: Key::new("shop", "operator"),
+            authority,
+        },
         Metrics::register(&mut Registry::default()).stream,
-        watch,
+        watch.clone(),
     );
     tokio::spawn(server.serve(listener));
     Fixture {
         index,
+        answers,
         address,
         drain: trigger,
+        draining: watch,
         reviews,
     }
 }
 
 impl Fixture {
     async fn connect(&self, token: &str, microservice: &str, version: u64) -> Result<Proxy, Status> {
+        self.connect_pod(token, microservice, version, "order-1").await
+    }
+
+    async fn connect_pod(
+        &self,
+        token: &str,
+        microservice: &str,
+        version: u64,
+        pod: &str,
+    ) -> Result<Proxy, Status> {
         let (outbound, requests) = mpsc::channel(8);
         let hello = v1::Hello {
             namespace: "shop".to_owned(),
             microservice: microservice.to_owned(),
             document_version: version,
+            pod: pod.to_owned(),
             ..v1::Hello::default()
         };
         outbound.send(say(Message::Hello(hello))).await.unwrap();
@@ -102,6 +128,41 @@ impl Fixture {
         let mut client = ConfigStreamClient::new(channel.connect().await.unwrap());
         let inbound = client.subscribe(request).await?.into_inner();
         Ok(Proxy { outbound, inbound })
+    }
+
+    /// What is known of the proxies of `order`, in short, once that is as expected.
+    async fn knows(&self, expected: &[&str]) {
+        let known = || {
+            let answers = self.answers.of(&Key::new("shop", "order")).into_iter();
+            answers
+                .map(|(pod, answer)| match answer.refused {
+                    Some(refused) => format!("{pod} refused {}: {}", refused.digest, refused.fault),
+                    None => format!("{pod} runs by {}", answer.in_use),
+                })
+                .collect::<Vec<_>>()
+        };
+        let until = async {
+            while known() != expected {
+                tokio::task::yield_now().await;
+            }
+        };
+        if time::timeout(PATIENCE, until).await.is_err() {
+            assert_eq!(known(), expected);
+        }
+    }
+
+    /// Reports to the leader at an address, as the ServiceAccount `token`; ends when dropped.
+    fn report_to(&self, leader: &Self, token: &str) -> Reporting {
+        let file = std::env::temp_dir().join(format!("trellis-report-{:016x}", rand::random::<u64>()));
+        std::fs::write(&file, token).unwrap();
+        let (address, leader) = watch::channel(Some(leader.address.clone()));
+        let reporter = Reporter {
+            answers: Arc::clone(&self.answers),
+            leader,
+            token: file.clone(),
+        };
+        let task = tokio::spawn(reporter.run(self.draining.clone()));
+        Reporting { task, file, address }
     }
 
     fn publish(&self, version: u64, digest: &str, clusters: &[&str]) {
@@ -135,7 +196,26 @@ impl Fixture {
     }
 }
 
+/// A replica that reports.
+struct Reporting {
+    task: tokio::task::JoinHandle<()>,
+    file: std::path::PathBuf,
+    address: watch::Sender<Option<String>>,
+}
+
+impl Drop for Reporting {
+    fn drop(&mut self) {
+        self.task.abort();
+        // It is in the folder for temporary files.
+        let _ = std::fs::remove_file(&self.file);
+    }
+}
+
 impl Proxy {
+    async fn say(&self, message: Message) {
+        self.outbound.send(say(message)).await.unwrap();
+    }
+
     /// The next message, in short.
     async fn next(&mut self) -> String {
         let message = time::timeout(PATIENCE, self.inbound.message()).await.unwrap();
@@ -255,4 +335,69 @@ async fn a_replica_that_ends_says_so() {
     assert_eq!(proxy.next().await, "document 5");
     fixture.drain.start();
     assert_eq!(proxy.next().await, "Unavailable");
+}
+
+#[tokio::test]
+async fn the_leader_knows_what_proxies_said_to_it_and_to_the_other_replica() {
+    let (leader, standby) = (serve().await, serve_with(Authority::lost()).await);
+    for replica in [&leader, &standby] {
+        replica.publish(5, "five", &[]);
+    }
+    let first = leader.connect_pod("order", "order", 0, "order-1").await.unwrap();
+    let second = standby.connect_pod("order", "order", 0, "order-2").await.unwrap();
+    let reporting = standby.report_to(&leader, "operator");
+    leader.knows(&["order-1 runs by ", "order-2 runs by "]).await;
+
+    let ack = v1::Ack {
+        version: 5,
+        digest: "five".to_owned(),
+    };
+    first.say(Message::Ack(ack.clone())).await;
+    let nack = v1::Nack {
+        version: 5,
+        digest: "five".to_owned(),
+        faults: vec!["config.role: no".to_owned(), "another".to_owned()],
+    };
+    second.say(Message::Nack(nack)).await;
+    let refused = ["order-1 runs by five", "order-2 refused five: config.role: no"];
+    leader.knows(&refused).await;
+
+    // The standby loses sight of the leader, hears something meanwhile, and finds it again.
+    reporting.address.send_replace(None);
+    let third = standby.connect_pod("order", "order", 0, "order-3").await.unwrap();
+    standby
+        .knows(&["order-2 refused five: config.role: no", "order-3 runs by "])
+        .await;
+    reporting.address.send_replace(Some(leader.address.clone()));
+    leader.knows(&[refused[0], refused[1], "order-3 runs by "]).await;
+
+    third.say(Message::Ack(ack.clone())).await;
+    second.say(Message::Ack(ack)).await;
+    leader
+        .knows(&[
+            "order-1 runs by five",
+            "order-2 runs by five",
+            "order-3 runs by five",
+        ])
+        .await;
+}
+
+#[tokio::test]
+async fn only_the_operator_itself_reports_and_only_to_the_leader() {
+    let (leader, standby) = (serve().await, serve_with(Authority::lost()).await);
+    for (replica, token, code) in [
+        (&leader, "", Code::Unauthenticated),
+        (&leader, "order", Code::PermissionDenied),
+        (&standby, "operator", Code::FailedPrecondition),
+    ] {
+        let mut request = Request::new(tokio_stream::pending());
+        if !token.is_empty() {
+            let value = MetadataValue::try_from(format!("Bearer {token}")).unwrap();
+            request.metadata_mut().insert("authorization", value);
+        }
+        let channel = transport::Endpoint::from_shared(replica.address.clone()).unwrap();
+        let mut client = ConfigStreamClient::new(channel.connect().await.unwrap());
+        let refused = time::timeout(PATIENCE, client.report(request)).await.unwrap();
+        assert_eq!(refused.unwrap_err().code(), code, "{token:?}");
+    }
 }

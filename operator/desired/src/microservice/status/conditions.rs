@@ -1,5 +1,7 @@
 //! The list of conditions, carried from pass to pass.
 
+use std::time::Duration;
+
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
@@ -18,6 +20,11 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
+    /// Whether a condition says this already, in status and reason.
+    pub(super) fn is_said_by(&self, condition: &Condition) -> bool {
+        condition.status == self.status && condition.reason == self.reason.as_ref()
+    }
+
     /// `True`.
     pub(super) fn good(reason: Reason, message: impl Into<String>) -> Self {
         Self {
@@ -82,12 +89,35 @@ impl<'a> Conditions<'a> {
         );
     }
 
+    /// Sets a condition that answers another question than before: even if its status is the same, it is so from now on.
+    pub(super) fn set_anew(&mut self, type_: ConditionType, verdict: Verdict) {
+        self.set(type_, verdict);
+        let now = Time(self.now);
+        if let Some((_, condition)) = self.list.last_mut() {
+            condition.last_transition_time = now;
+        }
+    }
+
     /// Leaves a condition as it was; sets it only if it was never there.
     pub(super) fn keep_or(&mut self, type_: ConditionType, verdict: Verdict) {
         match self.previous(type_).cloned() {
             Some(previous) => self.push(type_, previous),
             None => self.set(type_, verdict),
         }
+    }
+
+    /// Says again what a condition said, now of this generation too.
+    pub(super) fn repeat(&mut self, previous: &Condition, type_: ConditionType) {
+        let mut condition = previous.clone();
+        condition.observed_generation = self.generation;
+        self.push(type_, condition);
+    }
+
+    /// For how long a condition has had its status.
+    pub(super) fn age(&self, condition: &Condition) -> Duration {
+        let age = self.now.duration_since(condition.last_transition_time.0);
+        // In the future only if the clocks differ; then it is new.
+        Duration::try_from(age).unwrap_or_default()
     }
 
     /// Type and message of the first of `types` that is `False`.
@@ -109,7 +139,8 @@ impl<'a> Conditions<'a> {
         self.list.push((type_, condition));
     }
 
-    fn previous(&self, type_: ConditionType) -> Option<&Condition> {
+    /// The condition as it was.
+    pub(super) fn previous(&self, type_: ConditionType) -> Option<&'a Condition> {
         self.previous
             .iter()
             .find(|condition| condition.type_ == type_.as_ref())

@@ -16,6 +16,8 @@ pub(super) struct Rollout {
     pub replicas: i32,
     /// Pods of the latest template.
     updated: i32,
+    /// Pods that are ready, of any template.
+    pub ready: i32,
     /// Pods that serve, of any template.
     pub available: i32,
 }
@@ -34,6 +36,7 @@ impl Rollout {
                 .max(least),
             replicas: status.replicas.unwrap_or_default(),
             updated: status.updated_replicas.unwrap_or_default(),
+            ready: status.ready_replicas.unwrap_or_default(),
             available: status.available_replicas.unwrap_or_default(),
         }
     }

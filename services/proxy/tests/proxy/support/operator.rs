@@ -175,6 +175,13 @@ impl ConfigStream for Service {
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
+
+    async fn report(
+        &self,
+        _: Request<Streaming<v1::ReportRequest>>,
+    ) -> Result<Response<v1::ReportResponse>, Status> {
+        Err(Status::unimplemented("no proxy reports"))
+    }
 }
 
 fn of_cluster(cluster: &str, addresses: &[SocketAddr]) -> subscribe_response::Message {
