@@ -16,13 +16,19 @@
 //! Sources: M. Nygard, "Release It!", 2007; the defaults are Envoy's circuit breakers (`max_requests`,
 //! `max_pending_requests`: 1024), and a second of waiting.
 
+#[cfg(feature = "tower")]
+pub mod layer;
+
 use std::{
     collections::VecDeque,
     num::NonZeroU32,
     time::{Duration, Instant},
 };
 
-use crate::fault::{self, Fault};
+use crate::{
+    fault::{self, Fault},
+    outcome::Refusal,
+};
 
 /// How many requests, and how long they wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +77,17 @@ pub enum Arrival {
     Full,
 }
 
+/// Who is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// As many as may are in, and as many as may wait.
+    #[error("failed to get a place: as many requests as may are under way and waiting")]
+    Full,
+    /// No place came free in time.
+    #[error("failed to get a place in time")]
+    Timeout,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -91,6 +108,15 @@ impl Settings {
             fault::within(&mut faults, "bulkhead.maxWait", self.max_wait, least, most);
         }
         faults
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full => Self::BulkheadFull,
+            Refused::Timeout => Self::BulkheadTimeout,
+        }
     }
 }
 

@@ -15,9 +15,13 @@
 //! Sources: gRPC over HTTP/2 (`grpc-timeout`); "The Tail at Scale", J. Dean and L. Barroso, 2013 (why tries need an end of
 //! their own); the default of 15 s is that of Envoy's routes.
 
+#[cfg(feature = "tower")]
+pub mod layer;
 pub mod wire;
 
 use std::time::{Duration, Instant};
+
+use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 
 use crate::fault::{self, Fault};
 
@@ -43,11 +47,35 @@ pub enum Call {
     Grpc,
 }
 
+/// Time is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Elapsed {
+    /// For the request.
+    #[error("failed to get a response before the request's deadline")]
+    Request,
+    /// For this try.
+    #[error("failed to get a response before the end of the try")]
+    Try,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
             total: Some(Duration::from_secs(15)),
             per_try: None,
+        }
+    }
+}
+
+impl Call {
+    /// Which kind a request is, by its content type. gRPC-Web is HTTP to a proxy.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let rest = content_type.and_then(|value| value.strip_prefix(b"application/grpc"));
+        match rest.map(<[u8]>::first) {
+            Some(None | Some(b'+' | b';' | b' ')) => Self::Grpc,
+            _ => Self::Http,
         }
     }
 }

@@ -7,6 +7,9 @@
 //! or body that it is a fallback), effects of a request that was acted on although its answer was lost, and trouble of the
 //! other service: its own answer is the answer, there is no fallback of a fallback.
 
+#[cfg(feature = "tower")]
+pub mod layer;
+
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 

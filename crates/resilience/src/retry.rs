@@ -20,8 +20,12 @@
 //! head.
 
 mod backoff;
+#[cfg(feature = "tower")]
+pub mod layer;
 pub mod pushback;
 pub mod replay;
+#[cfg(test)]
+mod tests;
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -226,6 +230,3 @@ impl Kept {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -133,6 +133,32 @@ fn a_share_of_less_than_a_retry_per_request_is_not_rounded() {
 }
 
 #[test]
+fn retries_count_for_a_whole_window_also_at_the_edge_of_a_slot() {
+    let mut budget = Budget::new(Settings {
+        percent: Percent::new(50).unwrap(),
+        min_per_second: 0,
+        ..Settings::default()
+    });
+    let start = Instant::now();
+    let request = |budget: &mut Budget, millis| {
+        for _ in 0..100 {
+            budget.request(start + Duration::from_millis(millis));
+        }
+    };
+    let retry = |budget: &mut Budget, millis| {
+        let now = start + Duration::from_millis(millis);
+        (0..100).filter(|_| budget.withdraw(now)).count()
+    };
+    // One slot: the requests at its beginning, the retries at its end.
+    request(&mut budget, 0);
+    assert_eq!(retry(&mut budget, 199), 50);
+    // The window that ends here has these retries and only the new requests.
+    request(&mut budget, 10_190);
+    assert_eq!(retry(&mut budget, 10_190), 0);
+    assert_eq!(retry(&mut budget, 10_200), 50);
+}
+
+#[test]
 fn what_was_requested_a_window_ago_pays_for_nothing() {
     let settings = Settings {
         min_per_second: 0,

@@ -17,7 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 /// Most bytes that are remembered of a request; what Linkerd and agentgateway chose.
 pub const LIMIT: usize = 64 * 1024;
 
-/// The keeping end: gives bodies to send.
+/// The keeping end: gives the body again.
 #[derive(Debug)]
 pub struct Replay<B>(Arc<Mutex<State<B>>>);
 
@@ -26,6 +26,8 @@ pub struct Replay<B>(Arc<Mutex<State<B>>>);
 pub struct ReplayBody<B> {
     state: Arc<Mutex<State<B>>>,
     sending: u64,
+    /// Whether it begins at the beginning.
+    whole: bool,
     /// Remembered frames that this one has given.
     given: usize,
     trailers_given: bool,
@@ -37,6 +39,9 @@ pub enum Error<E> {
     /// The request is being sent again.
     #[error("failed to send the body: the request was taken back to be sent again")]
     TakenBack,
+    /// It was to be sent again and is not remembered.
+    #[error("failed to send the body again: too much of it has gone")]
+    Forgotten,
     /// The caller's body failed.
     #[error("failed to read the request's body")]
     Source(#[source] E),
@@ -66,14 +71,15 @@ impl<B> Replay<B>
 where
     B: Body<Data = Bytes>,
 {
-    /// Remembers up to `limit` bytes of `body`. A body that says that it is longer is not remembered at all.
-    pub fn new(body: B, limit: usize) -> Self {
+    /// The first sending of `body`, and what remembers up to `limit` bytes of it. A body that says that it is longer is not
+    /// remembered at all.
+    pub fn new(body: B, limit: usize) -> (ReplayBody<B>, Self) {
         let memory = if body.size_hint().lower() > limit as u64 {
             Memory::Lost
         } else {
             Memory::Whole
         };
-        Self(Arc::new(Mutex::new(State {
+        let replay = Self(Arc::new(Mutex::new(State {
             rest: body,
             read: Vec::new(),
             bytes: 0,
@@ -81,24 +87,23 @@ where
             trailers: None,
             memory,
             sending: 0,
-        })))
+        })));
+        (replay.again(), replay)
     }
 
-    /// The body from its beginning; none if it is not remembered from there.
+    /// The body from its beginning. If it is not repeatable, one that fails.
     #[must_use]
-    pub fn body(&self) -> Option<ReplayBody<B>> {
+    pub fn again(&self) -> ReplayBody<B> {
         let mut state = lock(&self.0);
-        let first = state.sending == 0;
-        if state.memory == Memory::Lost && !first {
-            return None;
-        }
+        let whole = state.memory == Memory::Whole || state.sending == 0;
         state.sending += 1;
-        Some(ReplayBody {
+        ReplayBody {
+            whole,
             sending: state.sending,
             state: Arc::clone(&self.0),
             given: 0,
             trailers_given: false,
-        })
+        }
     }
 
     /// Whether the body can be sent again.
@@ -143,6 +148,9 @@ where
         let state = &mut *state;
         if state.sending != this.sending {
             return Poll::Ready(Some(Err(Error::TakenBack)));
+        }
+        if !this.whole {
+            return Poll::Ready(Some(Err(Error::Forgotten)));
         }
         if let Some(data) = state.read.get_mut(this.given) {
             this.given += 1;
@@ -252,10 +260,10 @@ mod tests {
 
     #[test]
     fn a_body_is_sent_from_its_beginning_as_often_as_asked() {
-        let replay = Replay::new(Frames::new(&["one ", "two ", "three"]).with_trailers(), LIMIT);
-        let mut first = replay.body().unwrap();
+        let frames = Frames::new(&["one ", "two ", "three"]).with_trailers();
+        let (mut first, replay) = Replay::new(frames, LIMIT);
         assert_eq!(frame(&mut first).unwrap().unwrap().into_data().unwrap(), "one ");
-        let mut second = replay.body().unwrap();
+        let mut second = replay.again();
         assert!(
             matches!(frame(&mut first), Some(Err(Error::TakenBack))),
             "the first sender must not go on"
@@ -264,7 +272,7 @@ mod tests {
             frame(&mut second).unwrap().unwrap();
         }
         for _ in 0..2 {
-            let again = now(replay.body().unwrap().collect()).unwrap();
+            let again = now(replay.again().collect()).unwrap();
             assert_eq!(again.trailers().unwrap()["checksum"], "7");
             assert_eq!(again.to_bytes(), "one two three");
         }
@@ -272,32 +280,29 @@ mod tests {
 
     #[test]
     fn a_body_above_the_limit_flows_on_and_cannot_be_sent_again() {
-        let replay = Replay::new(Frames::new(&["12345", "67890", "x"]), 10);
-        let mut body = replay.body().unwrap();
+        let (mut body, replay) = Replay::new(Frames::new(&["12345", "67890", "x"]), 10);
         frame(&mut body);
         frame(&mut body);
         assert!(replay.is_repeatable());
         let end = frame(&mut body).unwrap().unwrap();
         assert_eq!(end.into_data().unwrap(), "x");
-        assert!(!replay.is_repeatable() && replay.body().is_none());
+        assert!(!replay.is_repeatable());
         assert!(frame(&mut body).is_none());
+        assert!(matches!(frame(&mut replay.again()), Some(Err(Error::Forgotten))));
     }
 
     #[test]
     fn a_body_that_says_it_is_too_long_is_sent_once() {
-        let replay = Replay::new(Full::new(Bytes::from_static(b"longer than ten")), 10);
+        let (body, replay) = Replay::new(Full::new(Bytes::from_static(b"longer than ten")), 10);
         assert!(!replay.is_repeatable());
-        let body = replay.body().unwrap();
-        assert!(replay.body().is_none());
         assert_eq!(now(body.collect()).unwrap().to_bytes(), "longer than ten");
     }
 
     #[test]
     fn once_the_answer_is_there_the_rest_still_flows_and_nothing_is_kept() {
-        let replay = Replay::new(Frames::new(&["one ", "two ", "three"]), LIMIT);
-        let mut first = replay.body().unwrap();
+        let (mut first, replay) = Replay::new(Frames::new(&["one ", "two ", "three"]), LIMIT);
         frame(&mut first);
-        let second = replay.body().unwrap();
+        let second = replay.again();
         drop(replay);
         let state = Arc::clone(&second.state);
         assert_eq!(text(second), "one two three");
@@ -306,12 +311,11 @@ mod tests {
 
     #[test]
     fn what_is_left_is_told_exactly() {
-        let replay = Replay::new(Full::new(Bytes::from_static(b"hello")), LIMIT);
-        let mut body = replay.body().unwrap();
+        let (mut body, replay) = Replay::new(Full::new(Bytes::from_static(b"hello")), LIMIT);
         assert_eq!(body.size_hint().exact(), Some(5));
         now(poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)));
         assert!(body.is_end_stream());
-        let again = replay.body().unwrap();
+        let again = replay.again();
         assert!(!again.is_end_stream());
         assert_eq!(again.size_hint().exact(), Some(5));
     }

@@ -1,0 +1,169 @@
+//! The breaker around a service, and the handle by which a balancer asks those of its endpoints.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use tower::{Layer, Service};
+
+use super::{Breaker, Pass, Phase, Refused, Settings, Transition};
+use crate::{
+    drive::{self, BoxFuture, Classify},
+    outcome::Verdict,
+};
+
+/// A breaker that is shared by all requests to a dependency, or to an endpoint.
+///
+/// The clock is read under the lock: what one thread sees never goes back behind what another has recorded.
+#[derive(Clone)]
+pub struct SharedBreaker(Arc<Shared>);
+
+struct Shared {
+    breaker: Mutex<Breaker>,
+    observe: Box<dyn Fn(Transition) + Send + Sync>,
+}
+
+/// Leave to try. Dropped without a result, the try has said nothing.
+#[derive(Debug)]
+#[must_use = "a permit that is dropped has said nothing"]
+pub struct Permit {
+    breaker: SharedBreaker,
+    pass: Option<Pass>,
+}
+
+/// Makes [`BreakerService`].
+#[derive(Debug, Clone)]
+pub struct BreakerLayer<C> {
+    breaker: SharedBreaker,
+    classify: C,
+}
+
+/// Asks the breaker before every try and tells it what became of it.
+#[derive(Debug, Clone)]
+pub struct BreakerService<C, S> {
+    breaker: SharedBreaker,
+    classify: C,
+    inner: S,
+}
+
+impl SharedBreaker {
+    /// A closed breaker; `observe` is told of every transition, after it.
+    pub fn new(settings: Settings, observe: impl Fn(Transition) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Shared {
+            breaker: Mutex::new(Breaker::new(settings)),
+            observe: Box::new(observe),
+        }))
+    }
+
+    /// Asks for leave to try.
+    ///
+    /// # Errors
+    /// As [`Breaker::acquire`].
+    pub fn acquire(&self) -> Result<Permit, Refused> {
+        let pass = self.lock().acquire(drive::now())?;
+        Ok(Permit {
+            breaker: self.clone(),
+            pass: Some(pass),
+        })
+    }
+
+    /// What it does now.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.lock().phase(drive::now())
+    }
+
+    /// Takes new settings, as [`Breaker::reconfigure`].
+    pub fn reconfigure(&self, settings: Settings) {
+        self.lock().reconfigure(settings);
+    }
+
+    fn record(&self, pass: Pass, verdict: Verdict) {
+        let transition = self.lock().record(pass, verdict, drive::now());
+        if let Some(transition) = transition {
+            (self.0.observe)(transition);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Breaker> {
+        // Every transition is an assignment; a panic leaves no half of one.
+        self.0.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for SharedBreaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SharedBreaker").field(&*self.lock()).finish()
+    }
+}
+
+impl Permit {
+    /// Gives it back with what became of the try.
+    pub fn record(mut self, verdict: Verdict) {
+        if let Some(pass) = self.pass.take() {
+            self.breaker.record(pass, verdict);
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(pass) = self.pass.take() {
+            self.breaker.record(pass, Verdict::Unknown);
+        }
+    }
+}
+
+impl<C> BreakerLayer<C> {
+    /// A layer around what `breaker` watches.
+    pub const fn new(breaker: SharedBreaker, classify: C) -> Self {
+        Self { breaker, classify }
+    }
+}
+
+impl<C: Clone, S> Layer<S> for BreakerLayer<C> {
+    type Service = BreakerService<C, S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        BreakerService {
+            breaker: self.breaker.clone(),
+            classify: self.classify.clone(),
+            inner,
+        }
+    }
+}
+
+impl<C, S, Request> Service<Request> for BreakerService<C, S>
+where
+    S: Service<
+            Request,
+            Response: Send + 'static,
+            Error: From<Refused> + Send + 'static,
+            Future: Send + 'static,
+        >,
+    C: Classify<S::Response, S::Error> + Clone + Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = BoxFuture<Result<S::Response, S::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let permit = match self.breaker.acquire() {
+            Ok(permit) => permit,
+            Err(refused) => return Box::pin(std::future::ready(Err(refused.into()))),
+        };
+        let classify = self.classify.clone();
+        let answered = self.inner.call(request);
+        Box::pin(async move {
+            let result = answered.await;
+            permit.record(classify.outcome(result.as_ref()).verdict());
+            result
+        })
+    }
+}
