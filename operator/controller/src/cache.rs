@@ -12,6 +12,7 @@
 //! - **A relist tells what vanished.** kube's watcher swaps its map after a gap and emits no `Delete` for what is gone;
 //!   here the difference is taken and each loss is a [`Change`].
 //! - **An index by Microservice**, so that pods and children of one are found without a scan.
+//! - **Children are kept as JSON** ([`kept`]), a tenth of what they take as their types.
 //!
 //! Guarantees: an older version never replaces a newer one, compared as integers (KEP-5504, stable since 1.35); a late
 //! `Delete` of a predecessor never removes an object of the same name that came after it.
@@ -23,11 +24,17 @@ use std::{
 };
 
 use kube::{Resource, runtime::watcher::Event};
+use serde::{Serialize, de::DeserializeOwned};
 
+use self::kept::{Form, Kept};
 use crate::key::Key;
+
+mod kept;
 
 /// Objects of one kind.
 pub struct Cache<K> {
+    /// How objects are kept; None: as they are.
+    form: Option<Form<K>>,
     inner: RwLock<Inner<K>>,
 }
 
@@ -44,15 +51,25 @@ pub enum Change<K> {
     Removed(Arc<K>),
 }
 
+/// A [`Change`] whose objects have not been read yet: a list may change a thousand at once.
+enum KeptChange<K> {
+    Set { before: Option<Kept<K>>, after: Kept<K> },
+    Removed(Kept<K>),
+}
+
 struct Inner<K> {
     entries: HashMap<Key, Entry<K>>,
     by_microservice: HashMap<Key, BTreeSet<Key>>,
     /// What a list that is under way has shown so far.
-    listing: Option<HashMap<Key, Arc<K>>>,
+    listing: Option<HashMap<Key, Entry<K>>>,
 }
 
 struct Entry<K> {
-    object: Arc<K>,
+    object: Kept<K>,
+    /// Place in the order of versions of its kind.
+    version: u64,
+    uid: Option<String>,
+    microservice: Option<Key>,
     /// Known from an own write only; no watch has confirmed it.
     unconfirmed: bool,
 }
@@ -60,12 +77,35 @@ struct Entry<K> {
 impl<K> Default for Cache<K> {
     fn default() -> Self {
         Self {
+            form: None,
             inner: RwLock::new(Inner {
                 entries: HashMap::new(),
                 by_microservice: HashMap::new(),
                 listing: None,
             }),
         }
+    }
+}
+
+impl<K: Serialize + DeserializeOwned> Cache<K> {
+    /// A cache that keeps its objects as JSON.
+    pub fn packed() -> Self {
+        Self {
+            form: Some(Form::json()),
+            ..Self::default()
+        }
+    }
+}
+
+impl<K> KeptChange<K> {
+    fn read(self) -> Option<Change<K>> {
+        Some(match self {
+            Self::Set { before, after } => Change::Set {
+                before: before.and_then(|before| before.read()),
+                after: after.read()?,
+            },
+            Self::Removed(object) => Change::Removed(object.read()?),
+        })
     }
 }
 
@@ -80,33 +120,37 @@ impl<K> Change<K> {
 }
 
 impl<K: Resource> Cache<K> {
-    /// Takes an event of the watch in; answers what it changed.
-    pub fn observe(&self, event: Event<K>) -> Vec<Change<K>> {
-        let mut inner = self.write();
-        match event {
+    /// Takes an event of the watch in; answers what it changed, one after the other: not all need to be in memory.
+    pub fn observe(&self, event: Event<K>) -> impl Iterator<Item = Change<K>> + use<K> {
+        let changes = match event {
             Event::Init => {
-                inner.listing = Some(HashMap::new());
+                self.write().listing = Some(HashMap::new());
                 Vec::new()
             }
             Event::InitApply(object) => {
-                let key = Key::of(&object);
-                if let Some(listing) = &mut inner.listing {
-                    listing.insert(key, Arc::new(object));
+                let (key, entry) = self.entry(&Arc::new(object), false);
+                if let Some(listing) = &mut self.write().listing {
+                    listing.insert(key, entry);
                 }
                 Vec::new()
             }
-            Event::InitDone => inner.relisted(),
-            Event::Apply(object) => inner.set(Arc::new(object), false).into_iter().collect(),
-            Event::Delete(object) => inner.deleted(&object).into_iter().collect(),
-        }
+            Event::InitDone => self.write().relisted(),
+            Event::Apply(object) => {
+                let (key, entry) = self.entry(&Arc::new(object), false);
+                self.write().set(key, entry).into_iter().collect()
+            }
+            Event::Delete(object) => self.write().deleted(&object).into_iter().collect(),
+        };
+        changes.into_iter().filter_map(KeptChange::read)
     }
 
     /// Takes in what the API server answered to an own write; answers what that changed. The answer may hold more than
     /// was written: what somebody else changed just before, whose own event will then be no news any more.
     pub fn written(&self, object: K) -> (Arc<K>, Option<Change<K>>) {
         let object = Arc::new(object);
-        let change = self.write().set(Arc::clone(&object), true);
-        (object, change)
+        let (key, entry) = self.entry(&object, true);
+        let change = self.write().set(key, entry);
+        (object, change.and_then(KeptChange::read))
     }
 
     /// Takes in that an own delete of this object went through.
@@ -116,32 +160,46 @@ impl<K: Resource> Cache<K> {
 
     /// The object of this name.
     pub fn get(&self, key: &Key) -> Option<Arc<K>> {
-        self.read()
-            .entries
-            .get(key)
-            .map(|entry| Arc::clone(&entry.object))
+        let kept = self.read().entries.get(key).map(|entry| entry.object.clone());
+        kept?.read()
     }
 
     /// Every object.
     pub fn all(&self) -> Vec<Arc<K>> {
-        self.read()
+        let kept: Vec<Kept<K>> = self
+            .read()
             .entries
             .values()
-            .map(|entry| Arc::clone(&entry.object))
-            .collect()
+            .map(|entry| entry.object.clone())
+            .collect();
+        kept.iter().filter_map(Kept::read).collect()
     }
 
     /// Objects labelled with this Microservice, by name.
     pub fn of_microservice(&self, key: &Key) -> Vec<Arc<K>> {
         let inner = self.read();
-        inner
+        let kept: Vec<Kept<K>> = inner
             .by_microservice
             .get(key)
             .into_iter()
             .flatten()
             .filter_map(|key| inner.entries.get(key))
-            .map(|entry| Arc::clone(&entry.object))
-            .collect()
+            .map(|entry| entry.object.clone())
+            .collect();
+        drop(inner);
+        kept.iter().filter_map(Kept::read).collect()
+    }
+
+    /// What is kept of an object, made before the lock is taken.
+    fn entry(&self, object: &Arc<K>, unconfirmed: bool) -> (Key, Entry<K>) {
+        let entry = Entry {
+            object: Kept::new(object, self.form.as_ref()),
+            version: version(&**object),
+            uid: object.meta().uid.clone(),
+            microservice: Key::of_microservice(&**object),
+            unconfirmed,
+        };
+        (Key::of(&**object), entry)
     }
 
     /// How many objects there are.
@@ -164,69 +222,69 @@ impl<K: Resource> Cache<K> {
 }
 
 impl<K: Resource> Inner<K> {
-    fn set(&mut self, object: Arc<K>, unconfirmed: bool) -> Option<Change<K>> {
-        let key = Key::of(&*object);
-        let before = match self.entries.get_mut(&key) {
-            Some(entry) if version(&*entry.object) == version(&*object) => {
-                entry.unconfirmed &= unconfirmed;
-                return None;
+    fn set(&mut self, key: Key, entry: Entry<K>) -> Option<KeptChange<K>> {
+        match self.entries.get_mut(&key) {
+            Some(known) if known.version == entry.version => {
+                known.unconfirmed &= entry.unconfirmed;
+                None
             }
-            Some(entry) if version(&*entry.object) > version(&*object) => return None,
-            Some(entry) => Some(Arc::clone(&entry.object)),
-            None => None,
-        };
-        Some(self.replace(key, before, object, unconfirmed))
+            Some(known) if known.version > entry.version => None,
+            _ => Some(self.replace(key, entry)),
+        }
     }
 
-    fn replace(&mut self, key: Key, before: Option<Arc<K>>, after: Arc<K>, unconfirmed: bool) -> Change<K> {
-        if let Some(before) = &before {
-            self.unindex(&key, before);
+    fn replace(&mut self, key: Key, entry: Entry<K>) -> KeptChange<K> {
+        if let Some(known) = self.entries.get(&key)
+            && known.microservice != entry.microservice
+        {
+            let microservice = known.microservice.clone();
+            self.unindex(&key, microservice.as_ref());
         }
-        if let Some(microservice) = Key::of_microservice(&*after) {
+        if let Some(microservice) = &entry.microservice {
             self.by_microservice
-                .entry(microservice)
+                .entry(microservice.clone())
                 .or_default()
                 .insert(key.clone());
         }
-        let entry = Entry {
-            object: Arc::clone(&after),
-            unconfirmed,
-        };
-        self.entries.insert(key, entry);
-        Change::Set { before, after }
+        let after = entry.object.clone();
+        let before = self.entries.insert(key, entry);
+        KeptChange::Set {
+            before: before.map(|before| before.object),
+            after,
+        }
     }
 
-    fn deleted(&mut self, gone: &K) -> Option<Change<K>> {
+    fn deleted(&mut self, gone: &K) -> Option<KeptChange<K>> {
         let key = Key::of(gone);
         let entry = self.entries.get(&key)?;
-        let successor = entry.object.meta().uid != gone.meta().uid;
-        if successor && version(&*entry.object) > version(gone) {
+        let successor = entry.uid != gone.meta().uid;
+        if successor && entry.version > version(gone) {
             return None;
         }
         self.remove(&key)
     }
 
-    fn remove(&mut self, key: &Key) -> Option<Change<K>> {
+    fn remove(&mut self, key: &Key) -> Option<KeptChange<K>> {
         let entry = self.entries.remove(key)?;
-        self.unindex(key, &entry.object);
-        Some(Change::Removed(entry.object))
+        self.unindex(key, entry.microservice.as_ref());
+        Some(KeptChange::Removed(entry.object))
     }
 
-    fn unindex(&mut self, key: &Key, object: &K) {
-        let Some(microservice) = Key::of_microservice(object) else {
+    fn unindex(&mut self, key: &Key, microservice: Option<&Key>) {
+        let Some(microservice) = microservice else {
             return;
         };
-        if let Some(keys) = self.by_microservice.get_mut(&microservice) {
+        if let Some(keys) = self.by_microservice.get_mut(microservice) {
             keys.remove(key);
             if keys.is_empty() {
-                self.by_microservice.remove(&microservice);
+                self.by_microservice.remove(microservice);
             }
         }
     }
 
     /// A list is complete: it wins over everything but own writes that the watch has not confirmed yet, which may be
     /// younger than the list.
-    fn relisted(&mut self) -> Vec<Change<K>> {
+    fn relisted(&mut self) -> Vec<KeptChange<K>> {
         let listed = self.listing.take().unwrap_or_default();
         let mut changes = Vec::new();
         let absent: Vec<Key> = self
@@ -240,21 +298,16 @@ impl<K: Resource> Inner<K> {
                 changes.extend(self.remove(&key));
             }
         }
-        for (key, object) in listed {
-            let before = self.entries.get(&key).map(|entry| Arc::clone(&entry.object));
-            if before
-                .as_ref()
-                .is_some_and(|before| version(&**before) == version(&*object))
-            {
-                self.set(object, false);
+        for (key, entry) in listed {
+            let before = self.entries.get(&key).map(|entry| entry.version);
+            if before == Some(entry.version) {
+                self.set(key, entry);
                 continue;
             }
-            let older = before
-                .as_ref()
-                .is_some_and(|before| version(&**before) > version(&*object));
+            let older = before.is_some_and(|before| before > entry.version);
             // A list older than what a watch has shown before means that the cluster was restored from a backup.
             if !(older && self.spare_unconfirmed(&key)) {
-                changes.push(self.replace(key, before, object, false));
+                changes.push(self.replace(key, entry));
             }
         }
         changes

@@ -18,7 +18,6 @@ use trellis_api::{Microservice, names};
 use crate::{cache::Cache, observed::Observed};
 
 /// Every cache.
-#[derive(Default)]
 pub struct Caches {
     /// The primary kind: all of them.
     pub microservices: Arc<Cache<Observed>>,
@@ -38,6 +37,22 @@ pub struct Caches {
     pub pods: Arc<Cache<Pod>>,
     /// Endpoints of their main Services.
     pub endpoint_slices: Arc<Cache<EndpointSlice>>,
+}
+
+impl Default for Caches {
+    fn default() -> Self {
+        Self {
+            microservices: Arc::default(),
+            deployments: Arc::new(Cache::packed()),
+            services: Arc::new(Cache::packed()),
+            config_maps: Arc::new(Cache::packed()),
+            service_accounts: Arc::new(Cache::packed()),
+            autoscalers: Arc::new(Cache::packed()),
+            disruption_budgets: Arc::new(Cache::packed()),
+            pods: Arc::new(Cache::packed()),
+            endpoint_slices: Arc::new(Cache::packed()),
+        }
+    }
 }
 
 impl Caches {

@@ -74,7 +74,7 @@ where
                 }
             };
             let complete = matches!(event, Event::InitDone);
-            cache.observe(event).iter().for_each(&mut on_change);
+            cache.observe(event).for_each(|change| on_change(&change));
             if complete && let Some((synced, _)) = synced.take() {
                 tracing::debug!(%kind, objects = cache.len(), "listed");
                 synced.ready();

@@ -34,33 +34,37 @@ fn describe(changes: &[Change<ConfigMap>]) -> Vec<String> {
     lines
 }
 
+fn observe(cache: &Cache<ConfigMap>, event: Event<ConfigMap>) -> Vec<Change<ConfigMap>> {
+    cache.observe(event).collect()
+}
+
 fn list(cache: &Cache<ConfigMap>, objects: Vec<ConfigMap>) -> Vec<String> {
-    cache.observe(Event::Init);
+    observe(cache, Event::Init);
     for object in objects {
-        assert!(cache.observe(Event::InitApply(object)).is_empty());
+        assert!(observe(cache, Event::InitApply(object)).is_empty());
     }
-    describe(&cache.observe(Event::InitDone))
+    describe(&observe(cache, Event::InitDone))
 }
 
 #[test]
 fn what_an_own_write_brings_along_is_a_change() {
-    let cache = Cache::default();
-    cache.observe(Event::Apply(object("a", "1", 10)));
+    let cache = Cache::packed();
+    observe(&cache, Event::Apply(object("a", "1", 10)));
     let (_, change) = cache.written(object("a", "1", 12));
     assert!(change.is_some());
     assert!(
-        cache.observe(Event::Apply(object("a", "1", 11))).is_empty(),
+        observe(&cache, Event::Apply(object("a", "1", 11))).is_empty(),
         "older"
     );
     assert!(
-        cache.observe(Event::Apply(object("a", "1", 12))).is_empty(),
+        observe(&cache, Event::Apply(object("a", "1", 12))).is_empty(),
         "known"
     );
 }
 
 #[test]
 fn a_relist_tells_what_is_new_changed_and_gone() {
-    let cache = Cache::default();
+    let cache = Cache::packed();
     list(
         &cache,
         vec![object("a", "1", 10), object("b", "2", 11), object("c", "3", 12)],
@@ -75,20 +79,20 @@ fn a_relist_tells_what_is_new_changed_and_gone() {
 
 #[test]
 fn an_own_write_is_read_at_once_and_its_watch_event_is_no_change() {
-    let cache = Cache::default();
+    let cache = Cache::packed();
     list(&cache, vec![object("a", "1", 10)]);
     cache.written(object("a", "1", 12));
-    assert!(cache.observe(Event::Apply(object("a", "1", 11))).is_empty());
-    assert!(cache.observe(Event::Apply(object("a", "1", 12))).is_empty());
+    assert!(observe(&cache, Event::Apply(object("a", "1", 11))).is_empty());
+    assert!(observe(&cache, Event::Apply(object("a", "1", 12))).is_empty());
     assert_eq!(
-        describe(&cache.observe(Event::Apply(object("a", "1", 13)))),
+        describe(&observe(&cache, Event::Apply(object("a", "1", 13)))),
         ["a: 12 -> 13"]
     );
 }
 
 #[test]
 fn an_own_write_survives_a_list_made_before_it_but_only_once() {
-    let cache = Cache::default();
+    let cache = Cache::packed();
     list(&cache, vec![]);
     cache.written(object("a", "1", 12));
     assert!(list(&cache, vec![]).is_empty());
@@ -98,12 +102,12 @@ fn an_own_write_survives_a_list_made_before_it_but_only_once() {
 
 #[test]
 fn a_late_delete_of_a_predecessor_leaves_the_successor() {
-    let cache = Cache::default();
+    let cache = Cache::packed();
     list(&cache, vec![object("a", "old", 10)]);
     cache.written(object("a", "new", 15));
-    assert!(cache.observe(Event::Delete(object("a", "old", 14))).is_empty());
+    assert!(observe(&cache, Event::Delete(object("a", "old", 14))).is_empty());
     assert_eq!(
-        describe(&cache.observe(Event::Delete(object("a", "new", 16)))),
+        describe(&observe(&cache, Event::Delete(object("a", "new", 16)))),
         ["a: gone"]
     );
     assert!(cache.of_microservice(&Key::new("shop", "user")).is_empty());
@@ -111,24 +115,24 @@ fn a_late_delete_of_a_predecessor_leaves_the_successor() {
 
 #[test]
 fn a_cluster_restored_from_a_backup_is_believed() {
-    let cache = Cache::default();
+    let cache = Cache::packed();
     list(&cache, vec![object("a", "1", 100)]);
     assert_eq!(list(&cache, vec![object("a", "1", 50)]), ["a: 100 -> 50"]);
 }
 
 #[test]
 fn a_broken_list_leaves_what_was_known() {
-    let cache = Cache::default();
+    let cache = Cache::packed();
     list(&cache, vec![object("a", "1", 10)]);
-    cache.observe(Event::Init);
-    cache.observe(Event::InitApply(object("b", "2", 20)));
+    observe(&cache, Event::Init);
+    observe(&cache, Event::InitApply(object("b", "2", 20)));
     assert_eq!(list(&cache, vec![object("a", "1", 10)]), Vec::<String>::new());
     assert!(cache.get(&Key::new("shop", "b")).is_none());
 }
 
 #[test]
 fn a_pass_never_reads_a_boot_document_older_than_its_own_last_write() {
-    let cache = Cache::default();
+    let cache = Cache::packed();
     let read = || {
         cache
             .get(&Key::new("shop", "user-proxy"))
@@ -138,22 +142,22 @@ fn a_pass_never_reads_a_boot_document_older_than_its_own_last_write() {
     list(&cache, vec![document(10)]);
 
     // A list that was taken before the write ends after it; then the watch resumes from that list.
-    cache.observe(Event::Init);
-    cache.observe(Event::InitApply(document(10)));
+    observe(&cache, Event::Init);
+    observe(&cache, Event::InitApply(document(10)));
     cache.written(document(12));
-    assert!(cache.observe(Event::InitDone).is_empty());
+    assert!(observe(&cache, Event::InitDone).is_empty());
     assert_eq!(read(), Some(12));
     for late in [11, 12] {
-        assert!(cache.observe(Event::Apply(document(late))).is_empty());
+        assert!(observe(&cache, Event::Apply(document(late))).is_empty());
         assert_eq!(read(), Some(12));
     }
 
     // The same for the next write, and for a list that broke off and began again.
-    cache.observe(Event::Init);
-    cache.observe(Event::InitApply(document(12)));
+    observe(&cache, Event::Init);
+    observe(&cache, Event::InitApply(document(12)));
     cache.written(document(14));
-    cache.observe(Event::Init);
-    cache.observe(Event::InitApply(document(13)));
-    assert!(cache.observe(Event::InitDone).is_empty());
+    observe(&cache, Event::Init);
+    observe(&cache, Event::InitApply(document(13)));
+    assert!(observe(&cache, Event::InitDone).is_empty());
     assert_eq!(read(), Some(14));
 }
