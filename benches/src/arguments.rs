@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{operator, proxy};
 
@@ -34,8 +35,23 @@ impl Arguments {
         match &self.bench {
             Bench::Operator(options) => tokio::runtime::Runtime::new()
                 .context("failed to start a runtime")?
-                .block_on(operator::run(options, &self.work, &self.output)),
+                .block_on(unless_told_to_end(operator::run(
+                    options,
+                    &self.work,
+                    &self.output,
+                ))),
             Bench::Proxy(options) => proxy::run(options, &self.work, &self.output),
         }
+    }
+}
+
+/// Runs to the end or to a signal. Either way everything that was started ends with it.
+pub async fn unless_told_to_end(bench: impl Future<Output = Result<()>>) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("failed to listen to signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen to signals")?;
+    tokio::select! {
+        result = bench => result,
+        _ = terminate.recv() => bail!("told to end"),
+        _ = interrupt.recv() => bail!("told to end"),
     }
 }

@@ -29,7 +29,7 @@ use nix::{
 use serde::Serialize;
 
 use self::{case::Case, figures::Figures, load::Lanes, subject::Subject};
-use crate::{machine::Machine, report};
+use crate::{arguments::unless_told_to_end, machine::Machine, report};
 
 /// Work before each measurement that is not measured: connections warm up, pools fill.
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -77,11 +77,11 @@ pub fn run(options: &Options, work: &Path, output: &Path) -> Result<()> {
         .enable_all()
         .build()
         .context("failed to start a runtime")?
-        .block_on(async {
+        .block_on(unless_told_to_end(async {
             let figures = measure(options, work).await?;
             println!("{}\n\n{}", machine.describe(), figures.text(options));
             report::write(output, "proxy", &machine, &figures.json(options))
-        })
+        }))
 }
 
 fn stay_on(core: usize) -> Result<()> {
