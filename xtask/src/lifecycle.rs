@@ -1,7 +1,7 @@
 //! `cargo xtask check-cluster`: what `up` and `down` promise, tried on the running cluster, with the times they took.
 //!
 //! A second `up` restarts nothing; after an edit of one service only that one rolls; `down` leaves the machine as it was and
-//! keeps the data; `up` copes with a power cut, and refuses a full disk, a taken port and a verb beside it. The edit is made
+//! keeps the data; `up` copes with the death of each component and with a power cut, and refuses a full disk, a taken port and a verb beside it. The edit is made
 //! in the checkout and taken back, so the file must be clean.
 
 mod refusals;
@@ -60,19 +60,22 @@ pub fn check(paths: &Paths) -> Result<()> {
     let up = |paths: &Paths| up::up_locked(paths, &Wishes::default(), lock);
     let kubectl = provider.kubectl();
     let local = Local::new(paths)?;
-    let mut figures: Vec<(&str, Duration)> = Vec::new();
+    let mut figures: Vec<(String, Duration)> = Vec::new();
 
-    figures.push(("up, whatever is missing", timed(|| up(paths))?));
+    figures.push(("up, whatever is missing".to_owned(), timed(|| up(paths))?));
     let marker = mark(&kubectl)?;
     figures.push((
-        "refused: a verb beside",
+        "refused: a verb beside".to_owned(),
         timed(|| refusals::second_verb(paths, lock))?,
     ));
-    figures.push(("refused: a full disk", timed(|| refusals::full_disk(paths))?));
+    figures.push((
+        "refused: a full disk".to_owned(),
+        timed(|| refusals::full_disk(paths))?,
+    ));
 
     let (pods, components) = (pods(&kubectl)?, local.node().components());
     let again = timed(|| up(paths))?;
-    figures.push(("up, nothing changed", again));
+    figures.push(("up, nothing changed".to_owned(), again));
     ensure!(
         again < QUICK,
         "an `up` with nothing changed took {:.1} s, at most {} s",
@@ -86,7 +89,7 @@ pub fn check(paths: &Paths) -> Result<()> {
     );
 
     let edit = Edit::make(paths)?;
-    figures.push(("up, one service edited", timed(|| up(paths))?));
+    figures.push(("up, one service edited".to_owned(), timed(|| up(paths))?));
     let rolled = self::pods(&kubectl)?;
     unchanged(&pods, &rolled, is_edited)?;
     ensure!(
@@ -96,11 +99,17 @@ pub fn check(paths: &Paths) -> Result<()> {
         "the edited service {EDITED} did not roll"
     );
     drop(edit);
-    figures.push(("up, the edit taken back", timed(|| up(paths))?));
+    figures.push(("up, the edit taken back".to_owned(), timed(|| up(paths))?));
+
+    for (component, _) in components {
+        node::kill(local.node(), component)?;
+        figures.push((format!("up after kill -9 of {component}"), timed(|| up(paths))?));
+        unmarked(&kubectl, &marker)?;
+    }
 
     let stop = Instant::now();
     let left = provider.stop()?;
-    figures.push(("down", stop.elapsed()));
+    figures.push(("down".to_owned(), stop.elapsed()));
     down::report(&left);
     ensure!(
         left.is_empty(),
@@ -108,19 +117,19 @@ pub fn check(paths: &Paths) -> Result<()> {
         left.len()
     );
     let ports = timed(|| refusals::taken_ports(paths, provider.as_ref(), lock))?;
-    figures.push(("refused: three taken ports", ports));
-    figures.push(("up after down", timed(|| up(paths))?));
+    figures.push(("refused: three taken ports".to_owned(), ports));
+    figures.push(("up after down".to_owned(), timed(|| up(paths))?));
     unmarked(&kubectl, &marker)?;
 
     for (name, cleared) in [("up after kill -9 of all", false), ("up after a power cut", true)] {
         node::cut_power(local.node(), cleared)?;
-        figures.push((name, timed(|| up(paths))?));
+        figures.push((name.to_owned(), timed(|| up(paths))?));
         unmarked(&kubectl, &marker)?;
     }
 
     println!();
     for (name, time) in figures {
-        println!("{name:<26} {:>6.1} s", time.as_secs_f64());
+        println!("{name:<42} {:>6.1} s", time.as_secs_f64());
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ use crate::kubectl::Kubectl;
 use crate::process::Processes;
 
 pub use start::start;
-pub use stop::{cut_power, stop, wipe};
+pub use stop::{cut_power, kill, stop, wipe};
 
 /// What the node is called inside the cluster.
 pub const NAME: &str = "trellis";

@@ -124,10 +124,7 @@ impl Processes {
                 signal(&record, Signal::SIGTERM);
             }
             if grace.is_zero() || !ended(&record, grace) {
-                signal(&record, Signal::SIGKILL);
-                if !ended(&record, Duration::from_secs(10)) {
-                    bail!("{name} (process {}) does not end even when killed", record.pid);
-                }
+                self.kill(name)?;
             }
         }
         match fs::remove_file(self.file(name)) {
@@ -136,6 +133,17 @@ impl Processes {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Ends a process at once, and leaves its record as an accident would. No error if it does not run.
+    pub fn kill(&self, name: &str) -> Result<()> {
+        if let Some(record) = self.alive(name) {
+            signal(&record, Signal::SIGKILL);
+            if !ended(&record, Duration::from_secs(10)) {
+                bail!("{name} (process {}) does not end even when killed", record.pid);
+            }
+        }
+        Ok(())
     }
 
     fn file(&self, name: &str) -> PathBuf {

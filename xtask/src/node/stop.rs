@@ -52,11 +52,16 @@ pub fn stop(node: &Node) -> Result<Vec<String>> {
     Ok(left)
 }
 
+/// Kills one component, as an unlucky moment does.
+pub fn kill(node: &Node, component: &str) -> Result<()> {
+    node.processes().kill(component)
+}
+
 /// Kills every process at once, as a power cut does. What else such a cut would clear is cleared if `cleared`; left behind, it
 /// has to be coped with by the next start.
 pub fn cut_power(node: &Node, cleared: bool) -> Result<()> {
     for component in components::all(node) {
-        node.processes().stop(component.name, Duration::ZERO)?;
+        kill(node, component.name)?;
     }
     if cleared {
         let before = Snapshot::known(&node.at(SNAPSHOT)).context("the cluster does not run")?;
