@@ -13,10 +13,11 @@ use serde::Deserialize;
 use crate::command::{cargo, output};
 
 /// Packages that only compute.
-const PURE: [&str; 4] = [
+const PURE: [&str; 5] = [
     "trellis-api",
     "trellis-operator-desired",
     "trellis-proxy-config",
+    "trellis-rate",
     "trellis-resilience",
 ];
 /// Packages by which a program reaches the world.

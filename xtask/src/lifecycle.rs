@@ -1,8 +1,8 @@
 //! `cargo xtask check-cluster`: what `up` and `down` promise, tried on the running cluster, with the times they took.
 //!
 //! A second `up` restarts nothing; after an edit of one service only that one rolls; `down` leaves the machine as it was and
-//! keeps the data; `up` copes with the death of each component and with a power cut, and refuses a full disk, a taken port and a verb beside it. The edit is made
-//! in the checkout and taken back, so the file must be clean.
+//! keeps the data; `up` copes with the death of each component and with a power cut, and refuses a full disk, a taken port
+//! and a verb beside it. The edit is made in the checkout and taken back, so the file must be clean.
 
 mod refusals;
 
