@@ -9,6 +9,8 @@
 //! - **Read your writes.** What the API server answered to an own write goes into the cache at once, so the next pass
 //!   never decides on what it has itself replaced (the stale-state class of Sieve, OSDI'22; KEP-5647). The watch event
 //!   that follows carries the same resource version and is no change: own writes trigger nothing.
+//! - **A listener hears of every change**, by watch or by own write, each once and in the order of versions: what is
+//!   published from a cache must not hang on which of the two came first.
 //! - **A relist tells what vanished.** kube's watcher swaps its map after a gap and emits no `Delete` for what is gone;
 //!   here the difference is taken and each loss is a [`Change`].
 //! - **An index by Microservice**, so that pods and children of one are found without a scan.
@@ -20,7 +22,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use kube::{Resource, runtime::watcher::Event};
@@ -36,7 +38,10 @@ pub struct Cache<K> {
     /// How objects are kept; None: as they are.
     form: Option<Form<K>>,
     inner: RwLock<Inner<K>>,
+    listener: OnceLock<Listener<K>>,
 }
+
+type Listener<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
 
 /// Something that became different.
 pub enum Change<K> {
@@ -83,6 +88,7 @@ impl<K> Default for Cache<K> {
                 by_microservice: HashMap::new(),
                 listing: None,
             }),
+            listener: OnceLock::new(),
         }
     }
 }
@@ -98,10 +104,10 @@ impl<K: Serialize + DeserializeOwned> Cache<K> {
 }
 
 impl<K> KeptChange<K> {
-    fn read(self) -> Option<Change<K>> {
+    fn read(&self) -> Option<Change<K>> {
         Some(match self {
             Self::Set { before, after } => Change::Set {
-                before: before.and_then(|before| before.read()),
+                before: before.as_ref().and_then(Kept::read),
                 after: after.read()?,
             },
             Self::Removed(object) => Change::Removed(object.read()?),
@@ -120,6 +126,12 @@ impl<K> Change<K> {
 }
 
 impl<K: Resource> Cache<K> {
+    /// From now on `listener` hears of every change. Only the first one given does. It is called under the lock of the
+    /// cache and must not use the cache.
+    pub fn tell(&self, listener: impl Fn(&Change<K>) + Send + Sync + 'static) {
+        self.listener.get_or_init(|| Box::new(listener));
+    }
+
     /// Takes an event of the watch in; answers what it changed, one after the other: not all need to be in memory.
     pub fn observe(&self, event: Event<K>) -> impl Iterator<Item = Change<K>> + use<K> {
         let changes = match event {
@@ -134,14 +146,18 @@ impl<K: Resource> Cache<K> {
                 }
                 Vec::new()
             }
-            Event::InitDone => self.write().relisted(),
+            Event::InitDone => self.change(Inner::relisted),
             Event::Apply(object) => {
                 let (key, entry) = self.entry(&Arc::new(object), false);
-                self.write().set(key, entry).into_iter().collect()
+                let change = self.change(|inner| inner.set(key, entry));
+                change.into_iter().collect()
             }
-            Event::Delete(object) => self.write().deleted(&object).into_iter().collect(),
+            Event::Delete(object) => {
+                let change = self.change(|inner| inner.deleted(&object));
+                change.into_iter().collect()
+            }
         };
-        changes.into_iter().filter_map(KeptChange::read)
+        changes.into_iter().filter_map(|change| change.read())
     }
 
     /// Takes in what the API server answered to an own write; answers what that changed. The answer may hold more than
@@ -149,13 +165,27 @@ impl<K: Resource> Cache<K> {
     pub fn written(&self, object: K) -> (Arc<K>, Option<Change<K>>) {
         let object = Arc::new(object);
         let (key, entry) = self.entry(&object, true);
-        let change = self.write().set(key, entry);
-        (object, change.and_then(KeptChange::read))
+        let change = self.change(|inner| inner.set(key, entry));
+        (object, change.and_then(|change| change.read()))
     }
 
     /// Takes in that an own delete of this object went through.
     pub fn deleted(&self, object: &K) {
-        self.write().deleted(object);
+        self.change(|inner| inner.deleted(object));
+    }
+
+    /// Changes the cache and tells the listener, before anybody else can change it again.
+    fn change<C>(&self, change: impl FnOnce(&mut Inner<K>) -> C) -> C
+    where
+        for<'a> &'a C: IntoIterator<Item = &'a KeptChange<K>>,
+    {
+        let mut inner = self.write();
+        let changes = change(&mut inner);
+        if let Some(listener) = self.listener.get() {
+            let read = (&changes).into_iter().filter_map(KeptChange::read);
+            read.for_each(|change| listener(&change));
+        }
+        changes
     }
 
     /// The object of this name.

@@ -15,7 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use trellis_api::{Microservice, names};
 
-use crate::{cache::Cache, observed::Observed};
+use crate::{cache::Cache, observed::Observed, stream::index::Index};
 
 /// Every cache.
 pub struct Caches {
@@ -56,6 +56,14 @@ impl Default for Caches {
 }
 
 impl Caches {
+    /// Caches that publish documents in `index`: those that other replicas write, as the watch shows them, and those that
+    /// this one writes, of which the watch has nothing new to say.
+    pub fn publishing(index: Arc<Index>) -> Self {
+        let caches = Self::default();
+        caches.config_maps.tell(move |change| index.config_map(change));
+        caches
+    }
+
     /// Every Microservice that could be read.
     pub fn readable_microservices(&self) -> Vec<Arc<Microservice>> {
         let all = self.microservices.all();

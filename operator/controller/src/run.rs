@@ -124,7 +124,8 @@ async fn run(args: Args) -> Result<(), Error> {
     let (stop, stopping) = drain::channel();
     let (finish, finishing) = drain::channel();
     let (triggers, due) = mpsc::unbounded_channel();
-    let (caches, index) = (Arc::new(Caches::default()), Arc::new(Index::default()));
+    let index = Arc::new(Index::default());
+    let caches = Arc::new(Caches::publishing(Arc::clone(&index)));
     let watches::Watches {
         mut tasks,
         mut synced,

@@ -13,6 +13,7 @@ use trellis_operator_desired::microservice::{self as decisions, Fetched, Setting
 
 use self::api_server::{Shared, client};
 use super::*;
+use crate::stream::index::Index;
 
 mod api_server;
 mod logs;
@@ -115,6 +116,26 @@ fn documents(server: &Shared) -> Vec<(u64, String)> {
         )
     };
     stored.iter().map(read).collect()
+}
+
+#[tokio::test]
+async fn a_document_is_published_by_the_replica_that_wrote_it_before_any_watch_shows_it() {
+    let server = Shared::default();
+    let index = Arc::new(Index::default());
+    let mut leader = start(&server);
+    leader.caches = Arc::new(Caches::publishing(Arc::clone(&index)));
+    let published = index.document(&Key::new("shop", "user"));
+    let mut with_another_port = fixed();
+    with_another_port["ports"][0]["port"] = 9000.into();
+    for (spec, stored) in [(fixed(), 1), (with_another_port, 2)] {
+        pass(&leader, &spec).await.unwrap();
+        let newest = published
+            .borrow()
+            .as_ref()
+            .map(|document| (document.version, document.digest.clone()));
+        assert_eq!(documents(&server).len(), stored);
+        assert_eq!(newest, documents(&server).last().cloned());
+    }
 }
 
 #[tokio::test]

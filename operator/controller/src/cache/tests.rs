@@ -1,5 +1,7 @@
 //! What the cache makes of events, lists and own writes.
 
+use std::sync::Mutex;
+
 use k8s_openapi::api::core::v1::ConfigMap;
 use trellis_api::names;
 
@@ -59,6 +61,24 @@ fn what_an_own_write_brings_along_is_a_change() {
     assert!(
         observe(&cache, Event::Apply(object("a", "1", 12))).is_empty(),
         "known"
+    );
+}
+
+#[test]
+fn a_listener_hears_of_a_change_once_whether_the_watch_or_the_own_write_is_first() {
+    let cache = Cache::default();
+    let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+    let log = Arc::clone(&heard);
+    cache.tell(move |change| log.lock().unwrap().extend(describe(std::slice::from_ref(change))));
+    observe(&cache, Event::Apply(object("a", "1", 10)));
+    cache.written(object("a", "1", 12));
+    observe(&cache, Event::Apply(object("a", "1", 12)));
+    observe(&cache, Event::Apply(object("a", "1", 13)));
+    cache.written(object("a", "1", 13));
+    cache.deleted(&object("a", "1", 13));
+    assert_eq!(
+        *heard.lock().unwrap(),
+        ["a: 0 -> 10", "a: 10 -> 12", "a: 12 -> 13", "a: gone"]
     );
 }
 
