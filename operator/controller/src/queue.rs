@@ -13,6 +13,8 @@
 //! - A failing object waits out its backoff whatever its children do; a change by its user resets the backoff.
 //! - A user's change goes before a child's event, and both before periodic visits. All of them age, so nothing is
 //!   starved: an event lags at most [`EVENT_PENALTY`] behind, a visit at most [`RESYNC_PENALTY`].
+//! - What a user changed elsewhere, a route that a gateway serves, is looked at at once, and then every [`DEBOUNCE`] while
+//!   more comes. A child's events come in bursts that the pass itself has set off, so they are waited for instead.
 //! - A budget per object bounds hot loops that nobody foresaw (Crossplane v2's circuit breaker, with its numbers: 100
 //!   runs at once, one a second from then on).
 
@@ -39,6 +41,8 @@ const BUDGET_PER_SECOND: f64 = 1.0;
 pub enum Cause {
     /// Its user changed it.
     User,
+    /// A user changed something that it reads.
+    Neighbour,
     /// Something that it reads or owns changed.
     Event,
     /// A periodic or first visit.
@@ -85,6 +89,8 @@ pub struct Queue {
 struct Entry {
     due: Option<Due>,
     running: bool,
+    /// Begin of the last run.
+    began: Option<Instant>,
     failures: u32,
     /// End of the backoff.
     gate: Option<Instant>,
@@ -102,7 +108,7 @@ impl Due {
     fn rank(self) -> Instant {
         match self.cause {
             Cause::User => self.at,
-            Cause::Event => self.at + EVENT_PENALTY,
+            Cause::Neighbour | Cause::Event => self.at + EVENT_PENALTY,
             Cause::Resync => self.at + RESYNC_PENALTY,
         }
     }
@@ -118,6 +124,7 @@ impl Queue {
                 entry.gate = None;
                 now
             }
+            Cause::Neighbour => entry.not_before(entry.began.map_or(now, |began| now.max(began + DEBOUNCE))),
             Cause::Event => entry.not_before(now + DEBOUNCE),
             Cause::Resync => entry.not_before(now),
         };
@@ -147,6 +154,7 @@ impl Queue {
             }
             entry.due = None;
             entry.running = true;
+            entry.began = Some(now);
             let waited = now.saturating_duration_since(due.at);
             return Next::Run { key, waited };
         }
@@ -185,7 +193,7 @@ impl Queue {
         };
         let meanwhile = entry.due.take().map(|due| match due.cause {
             Cause::User => due,
-            Cause::Event | Cause::Resync => Due {
+            Cause::Neighbour | Cause::Event | Cause::Resync => Due {
                 at: entry.not_before(due.at),
                 ..due
             },
@@ -239,6 +247,7 @@ impl Entry {
         Self {
             due: None,
             running: false,
+            began: None,
             failures: 0,
             gate: None,
             budget: BUDGET,

@@ -79,9 +79,15 @@ where
         Change::Removed(object) => (Some(&**object), None),
     };
     let mut due = Vec::new();
-    if let Some(cause) = own_cause(before, after) {
+    let own = own_cause(before, after);
+    if let Some(cause) = own {
         due.push((key.clone(), cause));
     }
+    // What a status tells others was decided by a pass, and comes in bursts as passes do.
+    let others = match own {
+        Some(Cause::User) => Cause::Neighbour,
+        _ => Cause::Event,
+    };
     let (before, after) = (
         before.and_then(Observed::readable),
         after.and_then(Observed::readable),
@@ -102,7 +108,7 @@ where
             all()
                 .into_iter()
                 .filter(|reader| concerned(reader))
-                .map(|reader| (Key::of(&*reader), Cause::Event))
+                .map(|reader| (Key::of(&*reader), others))
                 .filter(|(reader, _)| *reader != key),
         );
     }
@@ -265,20 +271,25 @@ mod tests {
         after.metadata.generation = Some(2);
         after.spec.ports[0].name = "web".to_owned();
         let concerned = due(Some(&all[0]), Some(&after), &all);
-        assert_eq!(concerned, ["user User", "order Event", "gateway Event"]);
+        assert_eq!(concerned, ["user User", "order Neighbour", "gateway Neighbour"]);
         assert_eq!(due(Some(&all[0]), None, &all), concerned, "and so does its end");
     }
 
     #[test]
     fn a_gateway_concerns_those_that_it_serves() {
         let all = shop();
-        let served = ["gateway User", "user Event", "order Event", "product Event"];
+        let served = [
+            "gateway User",
+            "user Neighbour",
+            "order Neighbour",
+            "product Neighbour",
+        ];
         assert_eq!(due(None, Some(&all[3]), &all), served);
         let mut elsewhere = all[3].clone();
         elsewhere.metadata.namespace = Some("other".to_owned());
         assert_eq!(
             due(None, Some(&elsewhere), &all),
-            ["gateway User", "order Event"],
+            ["gateway User", "order Neighbour"],
             "who is served by name only is not served from there"
         );
     }

@@ -61,11 +61,7 @@ pub fn start(
     starter.child::<PodDisruptionBudget>(&mut tasks, "poddisruptionbudgets", triggers::of_disruption_budget);
     starter.child::<HorizontalPodAutoscaler>(&mut tasks, "horizontalpodautoscalers", triggers::of_autoscaler);
 
-    let documents = Arc::clone(index);
-    starter.child::<ConfigMap>(&mut tasks, "configmaps", move |change| {
-        documents.config_map(change);
-        triggers::of_child(change)
-    });
+    starter.child::<ConfigMap>(&mut tasks, "configmaps", triggers::of_child);
     let pods = starter.watch::<Pod>(names::LABEL_MICROSERVICE.to_owned(), caches::trim, "pods");
     let send = starter.sender();
     tasks.spawn(pods.run(Arc::clone(&caches.pods), move |change| {

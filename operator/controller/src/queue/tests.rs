@@ -27,6 +27,26 @@ fn a_burst_of_events_is_one_run() {
 }
 
 #[test]
+fn what_a_user_changed_elsewhere_is_looked_at_at_once_and_then_not_more_often_than_events() {
+    let (mut queue, now) = (Queue::default(), Instant::now());
+    queue.add(key("gateway"), Cause::Neighbour, now);
+    assert_eq!(name(&queue.next(now)), Some("gateway"));
+    queue.done(&key("gateway"), VISIT, now, 0.0);
+    for moment in [DEBOUNCE / 4, DEBOUNCE / 2] {
+        queue.add(key("gateway"), Cause::Neighbour, now + moment);
+        assert_eq!(queue.next(now + moment), Next::At(now + DEBOUNCE));
+    }
+    assert_eq!(name(&queue.next(now + DEBOUNCE)), Some("gateway"));
+    queue.done(&key("gateway"), VISIT, now + DEBOUNCE, 0.0);
+    queue.add(key("gateway"), Cause::Neighbour, now + DEBOUNCE * 3);
+    assert_eq!(
+        name(&queue.next(now + DEBOUNCE * 3)),
+        Some("gateway"),
+        "quiet since"
+    );
+}
+
+#[test]
 fn an_event_during_a_run_is_one_more_run_and_never_a_second_one_at_once() {
     let (mut queue, now) = (Queue::default(), Instant::now());
     queue.add(key("user"), Cause::User, now);
