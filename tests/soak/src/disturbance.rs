@@ -27,29 +27,40 @@ const AWAY: Duration = Duration::from_secs(60);
 const ON_THE_WAY: Duration = Duration::from_millis(20);
 
 /// One thing that is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, strum::Display)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum, strum::Display)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Disturbance {
+pub enum Disturbance {
+    /// What the others are compared with.
     #[strum(to_string = "nothing")]
     Nothing,
+    /// Another pod template of order.
     #[strum(to_string = "order rolls")]
     ServiceRolls,
+    /// From 2 pods to 4.
     #[strum(to_string = "order scales 2 -> 4")]
     ServiceGrows,
+    /// To 2 pods.
     #[strum(to_string = "order scales 4 -> 2")]
     ServiceShrinks,
+    /// One of order's.
     #[strum(to_string = "a pod is deleted")]
     PodDeleted,
+    /// SIGTERM to the sidecar of an order pod.
     #[strum(to_string = "a sidecar is restarted")]
     SidecarRestarted,
+    /// Another pod template of the gateway.
     #[strum(to_string = "the gateway rolls")]
     GatewayRolls,
+    /// Meanwhile a pod of order is replaced.
     #[strum(to_string = "no operator for 60 s, a pod is deleted")]
     OperatorAway,
+    /// As `kubectl rollout restart` does it.
     #[strum(to_string = "the operator rolls")]
     OperatorRolls,
+    /// Each as soon as the one before has arrived.
     #[strum(to_string = "100 edits of a route")]
     Edits,
+    /// SIGKILL to the sidecar of an order pod.
     #[strum(to_string = "a sidecar is killed (SIGKILL)")]
     SidecarKilled,
 }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// What is run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// What is spoken to the gateway.
     pub protocol: Protocol,
@@ -30,16 +30,26 @@ pub struct Options {
     pub callers: usize,
     /// Less than a minute instead of the whole plan.
     pub short: bool,
+    /// These alone instead of a plan, if there are any.
+    pub only: Vec<Disturbance>,
 }
 
 impl Options {
-    fn plan(&self) -> &'static [Disturbance] {
-        if self.short { &SHORT } else { &ALL }
+    fn plan(&self) -> &[Disturbance] {
+        match (self.only.as_slice(), self.short) {
+            ([], true) => &SHORT,
+            ([], false) => &ALL,
+            (only, _) => only,
+        }
     }
 
     /// Requests below which a run proves nothing.
     const fn least(&self) -> usize {
-        if self.short { 3_000 } else { 20_000 }
+        if self.short || !self.only.is_empty() {
+            3_000
+        } else {
+            20_000
+        }
     }
 }
 
@@ -87,7 +97,7 @@ async fn under_load(cluster: &Cluster, shop: &Shop, options: &Options) -> Result
             .map_or(Duration::ZERO, |(_, span): &(_, std::ops::Range<_>)| span.end);
         let outcome = disturbance.happen(shop, &load).await;
         let span = from..load.now();
-        let so_far = Summary::of(load.samples().iter().filter(|sample| span.contains(&sample.due)));
+        let so_far = Summary::of(load.samples().iter().filter(|sample| span.contains(&sample.sent)));
         eprintln!(
             "    {disturbance}: {:.1} s, {} requests, {} failures, p99 {:.1} ms",
             (span.end - span.start).as_secs_f64(),

@@ -23,6 +23,7 @@ mod sidecar;
 mod traffic;
 mod wait;
 
+pub use disturbance::Disturbance;
 pub use drops::{Options, run};
 pub use line::Protocol;
 pub use report::Report;

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser};
 use e2e::Cluster;
-use soak::{Options, Protocol};
+use soak::{Disturbance, Options, Protocol};
 
 #[derive(Parser)]
 #[command(
@@ -23,6 +23,9 @@ struct Drops {
     /// Less than a minute: a deleted pod, a roll, more and fewer replicas
     #[arg(long)]
     short: bool,
+    /// This alone instead of a plan; may be given again, and happens in that order
+    #[arg(long, conflicts_with = "short")]
+    only: Vec<Disturbance>,
     /// What is spoken to the gateway
     #[arg(long, default_value = "h1")]
     protocol: Protocol,
@@ -45,6 +48,7 @@ async fn main() -> Result<()> {
         rate: drops.rate,
         callers: drops.callers,
         short: drops.short,
+        only: drops.only,
     };
     let report = soak::run(&Cluster::connect().await?, &options).await?;
     println!("{report}");

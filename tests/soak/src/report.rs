@@ -105,12 +105,12 @@ impl Run {
         let excused = |sample: &Sample| self.killed.iter().any(|span| sample.overlaps(span));
         let failed = || samples.iter().filter(|sample| sample.fault.is_some());
         let rows = self.spans.iter().map(|(disturbance, span)| {
-            let due = || samples.iter().filter(|sample| span.contains(&sample.due));
+            let sent = || samples.iter().filter(|sample| span.contains(&sample.sent));
             Row {
                 disturbance: *disturbance,
                 took: span.end - span.start,
-                summary: Summary::of(due()),
-                in_killed: due().filter(|s| s.fault.is_some() && excused(s)).count(),
+                summary: Summary::of(sent()),
+                in_killed: sent().filter(|s| s.fault.is_some() && excused(s)).count(),
             }
         });
         let spans: Vec<Row> = rows.collect();

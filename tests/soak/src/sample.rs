@@ -34,7 +34,7 @@ impl Sample {
     }
 }
 
-/// The requests that were due in a span of time.
+/// The requests that were sent in a span of time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Summary {
     pub(crate) requests: usize,

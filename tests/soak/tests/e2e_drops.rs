@@ -12,6 +12,7 @@ async fn no_request_is_lost_while_a_service_loses_a_pod_rolls_and_scales() -> Re
         rate: 200,
         callers: 64,
         short: true,
+        only: Vec::new(),
     };
     let report = soak::run(&Cluster::connect().await?, &options).await?;
     assert!(report.faults.is_empty(), "{report}");
