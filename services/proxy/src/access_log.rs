@@ -1,6 +1,7 @@
 //! One JSON line per request on stdout, beside the process's own log lines and with the same leading keys.
 //!
-//! Requests append to a buffer; a thread of its own writes the buffer out, many lines per system call. A reader of stdout
+//! Requests append to a buffer; a thread of its own writes the buffer out, many lines per system call. It lets lines
+//! gather for a moment first: to wake it for each would cost a request more than its line does. A reader of stdout
 //! that is slow or stuck therefore never holds up a request: beyond [`MAX_BUFFERED`] bytes lines are dropped, and the
 //! next line that fits says how many were.
 //!
@@ -9,6 +10,7 @@
 use std::{
     io::{self, Write as _},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -17,6 +19,10 @@ use serde::Serialize;
 /// Environment variable that turns the log off.
 pub(crate) const SWITCH: &str = "TRELLIS_ACCESS_LOG";
 
+/// How long lines wait for more of them.
+const GATHER: Duration = Duration::from_millis(50);
+/// With so many bytes the wait ends.
+const ENOUGH: usize = 32 * 1024;
 /// Most bytes that wait for stdout.
 const MAX_BUFFERED: usize = 1024 * 1024;
 
@@ -117,12 +123,17 @@ impl AccessLog {
             line,
             dropped_before,
         };
+        let before = waiting.bytes.len();
         // Plain data into memory: serialising does not fail.
         if serde_json::to_writer(&mut waiting.bytes, &entry).is_ok() {
             waiting.bytes.push(b'\n');
         }
+        let after = waiting.bytes.len();
         drop(waiting);
-        shared.filled.notify_one();
+        // What the writer waits for: a first line, then enough of them.
+        if before == 0 || (before < ENOUGH && after >= ENOUGH) {
+            shared.filled.notify_one();
+        }
     }
 
     /// Writes out what waits, before the process ends.
@@ -140,10 +151,14 @@ impl Shared {
         let mut bytes = Vec::new();
         loop {
             bytes.clear();
-            let mut waiting = self.lock();
-            while waiting.bytes.is_empty() {
-                waiting = self.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-            }
+            let waiting = self
+                .filled
+                .wait_while(self.lock(), |waiting| waiting.bytes.is_empty())
+                .unwrap_or_else(PoisonError::into_inner);
+            let (mut waiting, _) = self
+                .filled
+                .wait_timeout_while(waiting, GATHER, |waiting| waiting.bytes.len() < ENOUGH)
+                .unwrap_or_else(PoisonError::into_inner);
             std::mem::swap(&mut waiting.bytes, &mut bytes);
             drop(waiting);
             // A closed stdout is not a reason to stop serving.
