@@ -83,6 +83,7 @@ pub struct Queue {
     waiting: BTreeSet<(Instant, Key)>,
     ready: BTreeSet<(Instant, Key)>,
     throttled: u64,
+    failing: usize,
 }
 
 #[derive(Debug)]
@@ -120,8 +121,7 @@ impl Queue {
         let entry = self.entries.entry(key.clone()).or_insert_with(|| Entry::new(now));
         let at = match cause {
             Cause::User => {
-                entry.failures = 0;
-                entry.gate = None;
+                self.failing -= usize::from(entry.recover());
                 now
             }
             Cause::Neighbour => entry.not_before(entry.began.map_or(now, |began| now.max(began + DEBOUNCE))),
@@ -169,19 +169,18 @@ impl Queue {
         entry.running = false;
         let next = match done {
             Done::Gone => {
-                entry.failures = 0;
-                entry.gate = None;
+                self.failing -= usize::from(entry.recover());
                 None
             }
             Done::Visit(after) => {
-                entry.failures = 0;
-                entry.gate = None;
+                self.failing -= usize::from(entry.recover());
                 Some(Due {
                     at: now + after,
                     cause: Cause::Resync,
                 })
             }
             Done::Failed => {
+                self.failing += usize::from(entry.failures == 0);
                 entry.failures = entry.failures.saturating_add(1);
                 let at = now + backoff::delay(entry.failures, chance);
                 entry.gate = Some(at);
@@ -209,6 +208,11 @@ impl Queue {
     /// Objects that are due and wait for a worker.
     pub fn depth(&self) -> usize {
         self.ready.len()
+    }
+
+    /// Objects whose last run failed, and that wait for another.
+    pub const fn failing(&self) -> usize {
+        self.failing
     }
 
     /// Runs put off because an object had spent its budget.
@@ -253,6 +257,12 @@ impl Entry {
             budget: BUDGET,
             budget_at: now,
         }
+    }
+
+    /// Forgets failures; answers whether there were any.
+    fn recover(&mut self) -> bool {
+        self.gate = None;
+        std::mem::take(&mut self.failures) > 0
     }
 
     fn not_before(&self, at: Instant) -> Instant {

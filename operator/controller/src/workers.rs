@@ -161,9 +161,7 @@ impl Workers {
         };
         let longest = ages().fold(0.0, f64::max);
         self.metrics.reconciles.active(self.running.len());
-        self.metrics
-            .queue
-            .show(self.queue.depth(), self.queue.throttled(), ages().sum(), longest);
+        self.metrics.queue.show(&self.queue, ages().sum(), longest);
     }
 }
 

@@ -23,6 +23,7 @@ pub struct Queue {
     unfinished: Family<QueueLabels, Gauge<f64, AtomicU64>>,
     longest: Family<QueueLabels, Gauge<f64, AtomicU64>>,
     throttled: Gauge,
+    failing: Gauge,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -41,6 +42,7 @@ impl Queue {
             unfinished: Family::default(),
             longest: Family::default(),
             throttled: Gauge::default(),
+            failing: Gauge::default(),
         };
         let prefix = registry.sub_registry_with_prefix("workqueue");
         prefix.register("depth", "Objects that are due", metrics.depth.clone());
@@ -79,6 +81,11 @@ impl Queue {
             "Passes put off because their object had spent its budget",
             metrics.throttled.clone(),
         );
+        registry.register(
+            "trellis_operator_failing",
+            "Microservices whose last pass failed, and that wait for another",
+            metrics.failing.clone(),
+        );
         metrics
     }
 
@@ -103,9 +110,11 @@ impl Queue {
     }
 
     /// Shows the state of the queue.
-    pub fn show(&self, depth: usize, throttled: u64, unfinished: f64, longest: f64) {
-        self.depth.get_or_create(&BY_QUEUE).set(whole(depth));
-        self.throttled.set(i64::try_from(throttled).unwrap_or(i64::MAX));
+    pub fn show(&self, queue: &crate::queue::Queue, unfinished: f64, longest: f64) {
+        self.depth.get_or_create(&BY_QUEUE).set(whole(queue.depth()));
+        self.throttled
+            .set(i64::try_from(queue.throttled()).unwrap_or(i64::MAX));
+        self.failing.set(whole(queue.failing()));
         self.unfinished.get_or_create(&BY_QUEUE).set(unfinished);
         self.longest.get_or_create(&BY_QUEUE).set(longest);
     }

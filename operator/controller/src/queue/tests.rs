@@ -161,3 +161,25 @@ fn an_object_that_is_gone_is_forgotten() {
     queue.done(&key("user"), Done::Gone, now, 0.0);
     assert!(queue.entries.is_empty() && queue.waiting.is_empty() && queue.ready.is_empty());
 }
+
+#[test]
+fn failing_objects_are_counted_until_they_recover_or_go() {
+    let (mut queue, now) = (Queue::default(), Instant::now());
+    let mut at = now;
+    let mut run = |queue: &mut Queue, name: &str, done| {
+        at += Duration::from_secs(100);
+        queue.add(key(name), Cause::Event, at);
+        at += DEBOUNCE;
+        queue.next(at);
+        queue.done(&key(name), done, at, 0.0);
+        queue.failing()
+    };
+    assert_eq!(run(&mut queue, "a", Done::Failed), 1);
+    assert_eq!(run(&mut queue, "a", Done::Failed), 1);
+    assert_eq!(run(&mut queue, "a", VISIT), 0);
+    assert_eq!(run(&mut queue, "b", Done::Failed), 1);
+    assert_eq!(run(&mut queue, "b", Done::Gone), 0);
+    assert_eq!(run(&mut queue, "c", Done::Failed), 1);
+    queue.add(key("c"), Cause::User, now);
+    assert_eq!(queue.failing(), 0, "it is due at once, as if it had not failed");
+}
