@@ -25,6 +25,9 @@ use tower::{Layer, Service};
 
 use crate::metrics::{Metrics, RequestLabels};
 
+#[cfg(feature = "faults")]
+mod faults;
+
 /// Longest silence on a connection that owes an answer.
 const READ_TIMEOUT: Duration = Duration::from_secs(90);
 /// Label of a request that got no answer, as in client-go.
@@ -39,6 +42,10 @@ pub enum Error {
     /// The configuration is of no use.
     #[error("failed to make a client of the API server")]
     Client(#[from] kube::Error),
+    /// What is to go wrong cannot be read.
+    #[cfg(feature = "faults")]
+    #[error(transparent)]
+    Faults(#[from] faults::Error),
 }
 
 /// When each resource that is to be listed or watched all the time was last answered for, whatever the answer was.
@@ -84,9 +91,10 @@ pub async fn connect(metrics: Metrics, progress: Progress) -> Result<Client, Err
     config.read_timeout = Some(READ_TIMEOUT);
     // Otherwise a pooled connection's idle time counts towards the next response.
     config.reset_reader_on_write = true;
-    Ok(ClientBuilder::try_from(config)?
-        .with_layer(&Observe { metrics, progress })
-        .build())
+    let builder = ClientBuilder::try_from(config)?;
+    #[cfg(feature = "faults")]
+    let builder = builder.with_layer(&faults::Faults::from_environment()?);
+    Ok(builder.with_layer(&Observe { metrics, progress }).build())
 }
 
 struct Observe {
