@@ -6,6 +6,8 @@
 // Panicking is this crate's way of reporting, as it is a test's.
 #![allow(clippy::unwrap_used)]
 
+#[cfg(feature = "control-plane")]
+pub mod control_plane;
 pub mod openapi;
 pub mod otlp;
 pub mod postgres;
