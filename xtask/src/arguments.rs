@@ -91,7 +91,7 @@ enum Verb {
     },
     /// Try what `up` and `down` promise on the running cluster, and print the times
     CheckCluster,
-    /// Long runs on the cluster, and their figures: `cargo xtask soak --help`
+    /// Long runs, and what they found: `drops` on the cluster, `crashes` and `rest` without one; `cargo xtask soak drops --help`
     #[command(disable_help_flag = true)]
     Soak {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -196,7 +196,7 @@ impl Arguments {
             Verb::Test { no_e2e, fresh } => test::run(&paths, !no_e2e, fresh),
             Verb::Bench { bench, options } => bench::run(&paths, bench, &options),
             Verb::CheckCluster => lifecycle::check(&paths),
-            Verb::Soak { arguments } => match soak::run(&paths.repository, &arguments)? {},
+            Verb::Soak { arguments } => match soak::run(&paths, &arguments)? {},
             Verb::CheckLayers => layers::check(&paths.repository),
             Verb::CheckSizes => sizes::check(&paths.repository),
             Verb::Crds { check } => generated::crds(&paths, check),

@@ -1,21 +1,100 @@
-//! `cargo xtask soak`: long runs on the cluster, by the program of that name in `tests/soak`.
+//! `cargo xtask soak`: long runs, and what they found.
 //!
-//! It is a program of its own because it speaks to the API server and to the gateway, and xtask builds without any of that.
+//! What needs the development cluster is a program of its own, in `tests/soak`: it speaks to the API server and to the gateway,
+//! and xtask builds without any of that. What brings its own control plane are tests of the operator, whose long forms are
+//! left out of an ordinary run.
 
 use std::convert::Infallible;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use clap::Parser;
 
-/// Becomes that program, so that an order to end reaches it: it puts back what it has changed.
-pub fn run(repository: &Path, arguments: &[String]) -> Result<Infallible> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    Err(Command::new(cargo)
-        .args(["run", "--quiet", "--package", "soak", "--"])
-        .args(arguments)
-        .current_dir(repository)
-        .exec())
-    .context("failed to start cargo")
+use crate::command::cargo;
+use crate::node::binary;
+use crate::paths::Paths;
+
+/// The tests of the operator that start a control plane of their own, and what they are compiled with.
+pub const CONVERGENCE: &str = "e2e_convergence";
+/// The operator can be told to fail.
+pub const FAULTS: &str = "trellis-operator/faults";
+/// Environment variable with the folder of the components of Kubernetes.
+pub const PROGRAMS: &str = "TRELLIS_NODE_PROGRAMS";
+
+/// Long forms of tests of the operator.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask soak")]
+enum Convergence {
+    /// The operator dies, or loses an answer, at each of its writes: the end must be the same. No cluster is needed
+    Crashes,
+    /// Nothing changes, then everything is looked at again: no write but Leases. No cluster is needed
+    Rest {
+        /// How long nothing changes
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=600))]
+        minutes: u32,
+        /// How many there are
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=5000))]
+        microservices: u32,
+    },
+}
+
+/// Becomes the program that does it, so that an order to end reaches it: it puts back what it has changed.
+pub fn run(paths: &Paths, arguments: &[String]) -> Result<Infallible> {
+    let mut command = cargo(&paths.repository);
+    match arguments.first().map(String::as_str) {
+        Some("crashes" | "rest") => {
+            let name = "cargo xtask soak".to_owned();
+            let verb = Convergence::parse_from([&name].into_iter().chain(arguments));
+            let programs = binary::ensure(&paths.cluster_sources(), &paths.cache)?;
+            converge(&mut command, &verb).env(PROGRAMS, programs);
+        }
+        _ => {
+            command
+                .args(["run", "--quiet", "--package", "soak", "--"])
+                .args(arguments);
+        }
+    }
+    Err(command.exec()).context("failed to start cargo")
+}
+
+fn converge<'a>(command: &'a mut Command, verb: &Convergence) -> &'a mut Command {
+    // Of the whole workspace: a package alone has other features of its dependencies, and cargo would compile those anew.
+    command.args(["test", "--quiet", "--workspace", "--features", FAULTS]);
+    command.args(["--test", CONVERGENCE, "--", "--ignored", "--nocapture"]);
+    match verb {
+        Convergence::Crashes => command.arg("crashes::"),
+        Convergence::Rest {
+            minutes,
+            microservices,
+        } => command
+            .arg("rest::")
+            .env("TRELLIS_REST_MINUTES", minutes.to_string())
+            .env("TRELLIS_REST_MICROSERVICES", microservices.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_reaches_the_test() {
+        let verb = Convergence::parse_from(["soak", "rest", "--minutes", "2"]);
+        let mut command = Command::new("cargo");
+        converge(&mut command, &verb);
+        let set: Vec<_> = command
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect();
+        assert_eq!(
+            set,
+            [
+                ("TRELLIS_REST_MICROSERVICES".as_ref(), "50".as_ref()),
+                ("TRELLIS_REST_MINUTES".as_ref(), "2".as_ref()),
+            ]
+        );
+        assert!(command.get_args().any(|argument| argument == "rest::"));
+        assert!(Convergence::try_parse_from(["soak", "rest", "--minutes", "0"]).is_err());
+    }
 }

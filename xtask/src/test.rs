@@ -3,14 +3,16 @@
 //! Each step's output is the tool's own: a test's result looks as cargo prints it.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
 use crate::command;
+use crate::node::binary;
 use crate::paths::Paths;
 use crate::up::{self, Wishes};
-use crate::{generated, layers, lifecycle, packages, sizes};
+use crate::{generated, layers, lifecycle, packages, sizes, soak};
 
 /// The test targets that need a cluster. They are asked for by name and not by package: a package alone has other features of
 /// its dependencies than the workspace, and cargo would compile those once more.
@@ -39,7 +41,16 @@ pub fn run(paths: &Paths, with_cluster: bool, fresh: bool) -> Result<()> {
     report.step("lints", || {
         cargo(
             repository,
-            &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
+            &[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--features",
+                soak::FAULTS,
+                "--",
+                "-D",
+                "warnings",
+            ],
         )
     });
     report.step("crds", || generated::crds(paths, true));
@@ -63,12 +74,7 @@ pub fn run(paths: &Paths, with_cluster: bool, fresh: bool) -> Result<()> {
             )
         });
         if report.last() == Some(Outcome::Passed) {
-            report.step("end to end", || {
-                cargo(
-                    repository,
-                    &["test", "--workspace", "--test", END_TO_END, "--no-fail-fast"],
-                )
-            });
+            report.step("end to end", || end_to_end(paths));
             if lifecycle::is_possible(paths) {
                 report.step("cluster", || lifecycle::check(paths));
             }
@@ -119,9 +125,24 @@ impl Report {
     }
 }
 
+fn end_to_end(paths: &Paths) -> Result<()> {
+    let programs = binary::ensure(&paths.cluster_sources(), &paths.cache)?;
+    let arguments = ["test", "--workspace", "--test", END_TO_END, "--no-fail-fast"];
+    let mut command = command::cargo(&paths.repository);
+    command.args(arguments).args(["--features", soak::FAULTS]);
+    passed(command.env(soak::PROGRAMS, programs))
+}
+
 fn cargo(repository: &Path, arguments: &[&str]) -> Result<()> {
-    let status = command::cargo(repository).args(arguments).status()?;
-    if !status.success() {
+    passed(command::cargo(repository).args(arguments))
+}
+
+fn passed(command: &mut Command) -> Result<()> {
+    if !command.status()?.success() {
+        let arguments: Vec<_> = command
+            .get_args()
+            .map(|argument| argument.to_string_lossy())
+            .collect();
         bail!("`cargo {}` failed; its output is above", arguments.join(" "));
     }
     Ok(())
