@@ -7,10 +7,12 @@
 //!
 //! `validate`, `build` and the status itself are decided by `trellis-operator-desired`. A pass that ends early still
 //! writes a status: an invalid object, a child that could not be written, an object that cannot even be read. There is
-//! no finalizer: children go with their owner by the garbage collector.
+//! no finalizer: children go with their owner by the garbage collector. A pass that has just changed the Deployment
+//! leaves the status to the next one, which the Deployment controller's first look sets off.
 
 use std::{sync::Arc, time::Duration};
 
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::{Client, Resource, ResourceExt};
 use tokio::sync::mpsc;
 use trellis_api::Microservice;
@@ -38,6 +40,8 @@ mod update_status;
 const VISIT: Duration = Duration::from_secs(600);
 /// Time between looks at an object of somebody else that stands in the way; nobody tells us when it goes.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
+/// For so long a status waits for Kubernetes to look at a Deployment that was just changed.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// Longest time between looks at a failure.
 const RECHECK_SELDOM: Duration = Duration::from_secs(30);
 /// For so long after its creation a Microservice waits for its predecessor's children without complaint.
@@ -116,6 +120,9 @@ pub async fn reconcile(context: &Context, key: &Key) -> Result<Done, Error> {
         .apply(&owner(&cr, key), prepared, fetched.proxy_config.as_ref())
         .await;
     match applied {
+        Ok(resources) if is_new_to_kubernetes(fetched.deployment.as_ref(), &resources.deployment) => {
+            Ok(Done::Visit(FIRST_LOOK))
+        }
         Ok(resources) => {
             // Pods as they are now: what was read before may be older than what was just applied.
             let seen = dereference::pods(context, &cr, &resources.deployment).await?;
@@ -133,6 +140,18 @@ pub async fn reconcile(context: &Context, key: &Key) -> Result<Done, Error> {
         }
         Err(error) => apply_failed(context, &cr, error).await,
     }
+}
+
+/// Whether a pass changed the Deployment and Kubernetes has not looked at it since. There is nothing to report yet, and
+/// its first look makes the next pass due: milliseconds later as a rule. The status of before stands meanwhile, which is
+/// about the generation of before, so nobody takes it for the outcome. Saves a write of each creation and each edit.
+fn is_new_to_kubernetes(before: Option<&Deployment>, applied: &Deployment) -> bool {
+    let generation = |deployment: &Deployment| deployment.metadata.generation;
+    let looked_at = applied
+        .status
+        .as_ref()
+        .and_then(|status| status.observed_generation);
+    before.and_then(generation) != generation(applied) && looked_at < generation(applied)
 }
 
 /// Writes the status of a pass and says after how long the next one is due. `newest` is the age of the newest pod.

@@ -110,3 +110,19 @@ fn a_failure_is_looked_at_often_while_it_is_new_and_seldom_later() {
     assert_eq!(recheck(soon, Some(seconds(100))), seconds(10));
     assert_eq!(recheck(soon, Some(seconds(86_400))), RECHECK_SELDOM);
 }
+
+#[test]
+fn a_deployment_that_was_just_changed_is_reported_on_after_its_first_look_and_one_at_rest_at_once() {
+    let deployment = |generation: i64, looked_at: Option<i64>| -> Deployment {
+        let status = looked_at.map_or(json!({}), |at| json!({"observedGeneration": at}));
+        serde_json::from_value(json!({"metadata": {"generation": generation}, "status": status})).unwrap()
+    };
+    let created = deployment(1, None);
+    assert!(is_new_to_kubernetes(None, &created));
+    assert!(is_new_to_kubernetes(Some(&created), &deployment(2, Some(1))));
+    assert!(!is_new_to_kubernetes(Some(&created), &deployment(2, Some(2))));
+    assert!(
+        !is_new_to_kubernetes(Some(&created), &created),
+        "nobody looks at it: that is to be told"
+    );
+}
