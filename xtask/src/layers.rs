@@ -13,8 +13,9 @@ use serde::Deserialize;
 use crate::command::{cargo, output};
 
 /// Packages that only compute.
-const PURE: [&str; 5] = [
+const PURE: [&str; 6] = [
     "trellis-api",
+    "trellis-expression",
     "trellis-operator-desired",
     "trellis-proxy-config",
     "trellis-rate",

@@ -1,0 +1,188 @@
+//! From text to the tree of the `cel` crate, and its messages into ours.
+//!
+//! Macros are not expanded: `exists` and `has` reach the checker as they were written, so that what it says is about what
+//! the user wrote.
+//!
+//! The parser recurses through a dozen rules for each bracket; a build without optimisation spends up to 200 KiB of stack
+//! on one. So length and nesting are bounded before it sees the text, and it runs on a thread whose stack is large enough
+//! for what the bounds let through: an expression cannot end the process.
+
+use std::thread;
+
+use cel::{Env, IdedExpr, ParseError, common::ast::SourceInfo};
+
+use crate::position::{Fault, Position};
+
+/// Longest expression, in bytes.
+pub const MAX_BYTES: usize = 1024;
+/// Deepest nesting of brackets.
+pub const MAX_NESTING: usize = 16;
+/// Four times what the worst expression within these bounds was seen to need without optimisation.
+const STACK_BYTES: usize = 16 * 1024 * 1024;
+
+/// A parsed expression and where its nodes are.
+pub(crate) struct Parsed {
+    pub(crate) tree: IdedExpr,
+    pub(crate) offsets: SourceInfo,
+}
+
+/// Parses an expression.
+///
+/// # Errors
+/// The first thing that cannot be read; what follows it is mostly a consequence.
+pub(crate) fn parse(source: &str) -> Result<Parsed, Fault> {
+    let fault = |byte, message| Fault {
+        position: Position::of(source, byte),
+        message,
+    };
+    if source.len() > MAX_BYTES {
+        let message = format!(
+            "the expression has {} bytes; write at most {MAX_BYTES}",
+            source.len()
+        );
+        return Err(fault(MAX_BYTES, message));
+    }
+    if source.trim().is_empty() {
+        return Err(fault(
+            0,
+            "the expression is empty; write a condition or a value".to_owned(),
+        ));
+    }
+    if let Some(byte) = too_deep(source) {
+        let message = format!("brackets are nested more than {MAX_NESTING} deep; split the expression");
+        return Err(fault(byte, message));
+    }
+    let unread = || {
+        fault(
+            0,
+            "the expression cannot be read now: no thread could be started".to_owned(),
+        )
+    };
+    let parsed = thread::scope(|scope| {
+        let parser = thread::Builder::new().stack_size(STACK_BYTES);
+        let running = parser.spawn_scoped(scope, || {
+            Env::default()
+                .parser()
+                .enable_optional_syntax(true)
+                .parse_with_source_info(source)
+                .map_err(|errors| translate_first(source, &errors.errors))
+        });
+        running.ok()?.join().ok()
+    });
+    let (tree, offsets) = parsed.ok_or_else(unread)??;
+    Ok(Parsed { tree, offsets })
+}
+
+fn translate_first(source: &str, errors: &[ParseError]) -> Fault {
+    // What is incomplete is so because of another error, which says more.
+    let telling = errors.iter().find(|error| !error.msg.starts_with("Incomplete"));
+    match telling.or(errors.first()) {
+        Some(error) => translate(source, error),
+        None => Fault {
+            position: Position::of(source, 0),
+            message: "the expression cannot be read".to_owned(),
+        },
+    }
+}
+
+/// Where the brackets are too deep. Those in texts count as well: a bound need not be exact.
+fn too_deep(source: &str) -> Option<usize> {
+    let mut depth = 0_usize;
+    source.bytes().position(|byte| {
+        match byte {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth > MAX_NESTING
+    })
+}
+
+fn translate(source: &str, error: &ParseError) -> Fault {
+    let line = usize::try_from(error.pos.0).unwrap_or_default();
+    let column = usize::try_from(error.pos.1 - 1).unwrap_or_default();
+    // The grammar counts characters; the tree, whose nodes have an id, counts bytes.
+    let position = if error.expr_id == 0 {
+        Position::in_line(source, line, column)
+    } else {
+        let start = Position::in_line(source, line, 0).byte;
+        Position::of(source, start + column)
+    };
+    Fault {
+        position,
+        message: message(&error.msg),
+    }
+}
+
+fn message(text: &str) -> String {
+    let Some(syntax) = text.strip_prefix("Syntax error: ") else {
+        if let Some(word) = text.strip_prefix("reserved identifier: ") {
+            return format!("{word} is a reserved word of the language; a name is needed here");
+        }
+        return match text {
+            "invalid int literal" => "the number does not fit into 64 bits; write a smaller one".to_owned(),
+            "unsupported syntax: '`'" => "names in backticks are not supported; write m[\"name\"]".to_owned(),
+            _ => format!("this cannot be read: {text}"),
+        };
+    };
+    if let Some(token) = quoted(syntax, "token recognition error at: ") {
+        return match token.chars().next() {
+            Some('"' | '\'') => {
+                "the text is not closed or has a bad escape; end it with the quote that began it".to_owned()
+            }
+            Some('=') => "= is no operator; compare with ==".to_owned(),
+            Some('&') => "& is no operator; write && for \"and\"".to_owned(),
+            Some('|') => "| is no operator; write || for \"or\"".to_owned(),
+            _ => format!(
+                "{} is not part of the language; put text into quotes",
+                token.trim()
+            ),
+        };
+    }
+    if syntax.contains("Recursion limit") {
+        return "the expression is nested too deep; split it".to_owned();
+    }
+    if let Some(missing) = syntax.strip_prefix("mismatched input '<EOF>' expecting '") {
+        return format!(
+            "the expression ends where {} is expected",
+            missing.trim_end_matches('\'')
+        );
+    }
+    if let Some(missing) = quoted(syntax, "missing ") {
+        let missing = missing.split('\'').next().unwrap_or_default();
+        return format!("{missing} is missing here");
+    }
+    if syntax.starts_with("mismatched input '<EOF>'")
+        || syntax.starts_with("no viable alternative at input '<EOF>'")
+    {
+        return "the expression ends where a value, a name or a bracket is expected".to_owned();
+    }
+    for beginning in [
+        "extraneous input ",
+        "mismatched input ",
+        "no viable alternative at input ",
+    ] {
+        if let Some(token) = quoted(syntax, beginning) {
+            let symbol = match token {
+                "and" => Some("&&"),
+                "or" => Some("||"),
+                "not" => Some("!"),
+                _ => None,
+            };
+            if let Some(symbol) = symbol {
+                return format!("{token} is no operator; write {symbol}");
+            }
+            return format!("{token} cannot stand here; is an operator missing before it?");
+        }
+    }
+    format!("this cannot be read: {syntax}")
+}
+
+/// The text in quotes after `beginning`.
+fn quoted<'a>(text: &'a str, beginning: &str) -> Option<&'a str> {
+    let rest = text.strip_prefix(beginning)?.strip_prefix('\'')?;
+    let end = rest
+        .find("' expecting")
+        .unwrap_or_else(|| rest.len().saturating_sub(1));
+    rest.get(..end)
+}
