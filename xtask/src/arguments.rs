@@ -44,7 +44,7 @@ enum Verb {
         #[arg(long)]
         yes: bool,
     },
-    /// Stop the cluster and leave the machine as it was; data is kept
+    /// Stop the cluster and leave the machine as it was; data is kept, but for kind's
     Down,
     /// Print provider, kubeconfig, gateway and every Microservice
     Status {
@@ -89,7 +89,7 @@ enum Verb {
         #[arg(last = true)]
         options: Vec<String>,
     },
-    /// Try what `up` and `down` promise on the running cluster, and print the times
+    /// Try what `up` and `down` promise, and print the times: kills components, cuts the power, takes the cluster down and up
     CheckCluster,
     /// Long runs, and what they found: `drops` on the cluster, `crashes` and `rest` without one; `cargo xtask soak drops --help`
     #[command(disable_help_flag = true)]
