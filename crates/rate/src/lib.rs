@@ -7,6 +7,7 @@
 //! Limiter      a limit and all that was counted for it, by Key; can be updated while it is in use
 //! LimitSet     limiters that are decided on together, each enforced or in shadow
 //! Decision     passes or not, what every rate has left, and how long to wait
+//! lease        one limit, shared out to several processes
 //! ```
 //!
 //! **Guarantees**, each with its proof where it is implemented and its test in `tests/`:
@@ -25,6 +26,7 @@ pub mod decision;
 mod fixed_window;
 mod gcra;
 pub mod key;
+pub mod lease;
 pub mod limit;
 pub mod limiter;
 pub mod mutation;

@@ -15,6 +15,24 @@ pub enum Mutation {
     WindowWithoutItsEdge,
     /// An updated limit begins with nothing used.
     UpdateForgetsUse,
+    /// A new epoch grants at once.
+    LearningSkipped,
+    /// What was spent no longer counts when the lease has ended.
+    SpentReturnsAtOnce,
+    /// An authority grants after its claim has ended.
+    ClaimOutlived,
+    /// A new epoch takes a message from before it for the pod's present state.
+    HearsayIsBelieved,
+    /// A new epoch sets nothing aside for pods that it has not heard from.
+    FallbackNotSetAside,
+    /// A client goes on with its lease when it has ended.
+    LeaseOutlived,
+    /// A client takes the answer to any of its requests.
+    AnyAnswerTaken,
+    /// A client counts the lease from the receipt of the grant.
+    LengthFromReceipt,
+    /// A client lets a lease that has ended be renewed.
+    RenewalOfWhatHasEnded,
 }
 
 #[cfg(feature = "mutations")]
