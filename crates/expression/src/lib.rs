@@ -15,6 +15,17 @@
 //! hold, a key that fails is no key. Whoever writes the policy can ask first (`"x-a" in request.headers`,
 //! `has(request.headers.host)`) or give a default (`request.headers[?"x-a"].orValue("none")`).
 //!
+//! ```
+//! use trellis_expression::{Expression, request, types::Type};
+//!
+//! let names = request::environment();
+//! let faults = Expression::compile("request.method == 1", &names, &[Type::Bool]).unwrap_err();
+//! assert_eq!(
+//!     faults[0].to_string(),
+//!     "line 1, column 16: string == int: both sides must have one type; convert the int with string(...), or put it into quotes"
+//! );
+//! ```
+//!
 //! **Not CEL.** There is no `dyn`, so a list or map has elements of one type; no messages, durations, timestamps and
 //! regular expressions; a number is compared with one of its own type only, as in cel-go's checker.
 

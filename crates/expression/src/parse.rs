@@ -55,7 +55,7 @@ pub(crate) fn parse(source: &str) -> Result<Parsed, Fault> {
     let unread = || {
         fault(
             0,
-            "the expression cannot be read now: no thread could be started".to_owned(),
+            "the parser gave no answer; write the expression in another way".to_owned(),
         )
     };
     let parsed = thread::scope(|scope| {

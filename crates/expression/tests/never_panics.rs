@@ -169,7 +169,7 @@ fn agree(source: &str, request: &HttpRequest<'_>) -> Result<bool, TestCaseError>
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn any_words_are_refused_or_evaluated(

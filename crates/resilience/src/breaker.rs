@@ -29,50 +29,24 @@
 //!
 //! **What it does not protect against**: a service that is slow but answers (that is what timeouts and the bulkhead are
 //! for), one failing route of a service whose other routes are well (they share the breaker), the load of as many probes
-//! as there are proxies, and a caller that has no other way to answer (that is the fallback's).
+//! as there are proxies, a gRPC status that comes after a body
+//! (tries are judged by the response's head), and a caller that has no other way to answer (that is the fallback's).
 //!
 //! Sources: M. Nygard, "Release It!", 2007 (the pattern); Netflix Hystrix (the rate's defaults: `errorThresholdPercentage`
 //! 50, `requestVolumeThreshold` 20, 10 s in 10 buckets).
 
 #[cfg(feature = "tower")]
 pub mod layer;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod window;
 
-use std::{
-    num::NonZeroU32,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
+pub use self::settings::{FailureRate, Settings};
 use self::window::Window;
-use crate::{
-    fault::{self, Fault},
-    outcome::{Refusal, Verdict},
-    percent::Percent,
-};
-
-/// When a breaker opens, and for how long.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// Failures in a row that open it. Default 5, as in Envoy's outlier detection (`consecutive_5xx`).
-    pub consecutive_failures: NonZeroU32,
-    /// The second signal. Default 50 % of at least 20 results in 10 s, as in Hystrix; none turns it off.
-    pub failure_rate: Option<FailureRate>,
-    /// How long it stays open before it lets a probe through. Default 60 s.
-    pub open_for: Duration,
-}
-
-/// A share of failures among recent results.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FailureRate {
-    /// Failures among the results that open the breaker.
-    pub percent: Percent,
-    /// Results below which the share says nothing.
-    pub min_samples: NonZeroU32,
-    /// How far back results count; ten buckets of a tenth each.
-    pub window: Duration,
-}
+use crate::outcome::{Refusal, Verdict};
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,47 +112,6 @@ pub enum Transition {
     Reopened,
     /// The probe succeeded.
     Closed,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            consecutive_failures: const { NonZeroU32::new(5).expect("not zero") },
-            failure_rate: Some(FailureRate::default()),
-            open_for: Duration::from_secs(60),
-        }
-    }
-}
-
-impl Default for FailureRate {
-    fn default() -> Self {
-        Self {
-            percent: Percent::constant(50),
-            min_samples: const { NonZeroU32::new(20).expect("not zero") },
-            window: Duration::from_secs(10),
-        }
-    }
-}
-
-impl Settings {
-    /// Every fault. A breaker with faulty settings is harmless but of no use.
-    #[must_use]
-    pub fn faults(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let (least, most) = (Duration::from_millis(100), Duration::from_secs(3600));
-        fault::within(&mut faults, "openFor", self.open_for, least, most);
-        if let Some(rate) = &self.failure_rate {
-            fault::within(&mut faults, "failureRate.window", rate.window, least, most);
-            if rate.percent.get() == 0 {
-                faults.push(Fault {
-                    field: "failureRate.percent",
-                    message: "is 0, which every result reaches; write 1 to 100, or leave failureRate out"
-                        .to_owned(),
-                });
-            }
-        }
-        faults
-    }
 }
 
 impl Breaker {

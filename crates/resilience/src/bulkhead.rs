@@ -11,7 +11,8 @@
 //! The machine counts and orders; it names who enters by a [`Ticket`] and leaves waking to its driver.
 //!
 //! **What it does not protect against**: requests that differ in cost (each takes one place), a limit that is wrong for
-//! the capacity behind it (that is adaptive concurrency), and one caller that takes all places (that is a rate limit).
+//! the capacity behind it (that is adaptive concurrency), one caller that takes all places (that is a rate limit), and connections that
+//! were switched to another protocol: they have left their place.
 //!
 //! Sources: M. Nygard, "Release It!", 2007; the defaults are Envoy's circuit breakers (`max_requests`,
 //! `max_pending_requests`: 1024), and a second of waiting.

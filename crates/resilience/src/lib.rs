@@ -1,7 +1,7 @@
 //! What stands around a call to another service, so that its trouble does not become ours.
 //!
 //! Each policy is a small state machine that takes the time (and chance) as an argument: no clock, no network, no task.
-//! With the feature `tower` each has a thin layer that reads the clock and drives it ([`drive`]).
+//! With the feature `tower` each has a thin layer that reads the clock and drives it (`drive`).
 //!
 //! ```text
 //! request

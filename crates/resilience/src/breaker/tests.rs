@@ -1,4 +1,5 @@
 use super::*;
+use crate::percent::Percent;
 
 const FAILURE: Verdict = Verdict::Failure;
 const SUCCESS: Verdict = Verdict::Success;
