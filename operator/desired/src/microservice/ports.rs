@@ -67,7 +67,8 @@ pub(super) fn first_of<'a>(ports: &'a [MeshPort], protocols: &[Protocol]) -> Opt
 pub(super) struct Known {
     name: String,
     app_port: u16,
-    protocol: proxy::Protocol,
+    /// What the app speaks; None if that is not known.
+    protocol: Option<proxy::Protocol>,
     proxy_port: u16,
     /// Whether the live pod template has it, and not only the document.
     in_template: bool,
@@ -87,7 +88,7 @@ pub(super) fn known(document: Option<&Document>, deployment: Option<&Deployment>
             ListenerKind::Inbound(inbound) => Some(Known {
                 name: listener.name.clone(),
                 app_port: inbound.app_port,
-                protocol: inbound.protocol,
+                protocol: Some(inbound.protocol),
                 proxy_port: listener.port,
                 in_template: template
                     .iter()
@@ -98,7 +99,7 @@ pub(super) fn known(document: Option<&Document>, deployment: Option<&Deployment>
         .collect()
 }
 
-/// The ports of a live pod template; what the app speaks is not in it and taken to be HTTP/1.1.
+/// The ports of a live pod template, which does not tell what the app speaks.
 fn template_ports(deployment: &Deployment) -> Vec<Known> {
     let Some(pod) = deployment
         .spec
@@ -127,7 +128,7 @@ fn template_ports(deployment: &Deployment) -> Vec<Known> {
                 proxy_port: *proxy.get(&target_port(&name))?,
                 name,
                 app_port,
-                protocol: proxy::Protocol::Http1,
+                protocol: None,
                 in_template: true,
             })
         })
@@ -144,7 +145,9 @@ pub(super) fn assign(ports: &[Port], known: &[Known]) -> Vec<MeshPort> {
                 let same = known
                     .iter()
                     .filter(|known| {
-                        known.name == port.name && known.app_port == port.port && known.protocol == protocol
+                        known.name == port.name
+                            && known.app_port == port.port
+                            && known.protocol.is_none_or(|known| known == protocol)
                     })
                     .max_by_key(|known| known.in_template);
                 let number = same.map_or_else(|| lowest_free(&used), |known| known.proxy_port);
@@ -193,7 +196,7 @@ mod tests {
         Known {
             name: name.to_owned(),
             app_port,
-            protocol: proxy::Protocol::Http1,
+            protocol: Some(proxy::Protocol::Http1),
             proxy_port,
             in_template: true,
         }
@@ -237,6 +240,26 @@ mod tests {
         assert_eq!(
             numbers(&assign(&[port("a", 1, Protocol::Grpc)], &known)),
             [Some(15101)]
+        );
+    }
+
+    #[test]
+    fn a_lost_document_moves_no_port_whatever_is_spoken_there() {
+        let deployment: Deployment =
+            serde_json::from_value(serde_json::json!({"spec": {"selector": {}, "template": {"spec": {
+                "containers": [{"name": CONTAINER_APP, "ports": [
+                    {"name": "http", "containerPort": 8080}, {"name": "grpc", "containerPort": 9000}]}],
+                "initContainers": [{"name": CONTAINER_PROXY, "ports": [
+                    {"name": "t-http", "containerPort": 15100}, {"name": "t-grpc", "containerPort": 15107}]}],
+            }}}}))
+            .unwrap();
+        let ports = [
+            port("grpc", 9000, Protocol::Grpc),
+            port("http", 8080, Protocol::Http),
+        ];
+        assert_eq!(
+            numbers(&assign(&ports, &known(None, Some(&deployment)))),
+            [Some(15107), Some(15100)]
         );
     }
 
