@@ -1,7 +1,7 @@
 //! Who writes: one replica at a time, by a Lease in the operator's namespace.
 //!
 //! ```text
-//!            poll 2 s                         renew 5 s
+//!            poll 0.5 s                       renew 5 s
 //! standby ------------> lease free or dead ------------> leader --(12 s without a renewal)--> the process ends
 //!                                                            \---(told to stop)--> lease given back --> standby takes it
 //! ```
@@ -45,8 +45,10 @@ const DURATION: Duration = Duration::from_secs(15);
 const DEADLINE: Duration = Duration::from_secs(12);
 /// Time between renewals.
 const RENEW: Duration = Duration::from_secs(5);
-/// Time between looks of a standby, and between tries of a leader that failed to renew.
+/// Time between tries to renew, and after a look that failed.
 const RETRY: Duration = Duration::from_secs(2);
+/// Time between looks of a standby. A renewal is seen this late, and a dead lease is taken this late after it died, at most.
+const LOOK: Duration = Duration::from_millis(500);
 /// Longest wait for an answer of the API server.
 const REQUEST: Duration = Duration::from_secs(4);
 
@@ -188,12 +190,15 @@ impl Leadership {
                 self.lead_by(None);
                 return Ok(RENEW);
             }
-            Ok(Ok(Some(holder))) if until.is_some() => {
+            Ok(Ok(Some((holder, _)))) if until.is_some() => {
                 return Err(Error::Taken {
                     holder: holder.identity,
                 });
             }
-            Ok(Ok(Some(holder))) => self.lead_by(holder.address),
+            Ok(Ok(Some((holder, dead_in)))) => {
+                self.lead_by(holder.address);
+                return Ok(LOOK.min(dead_in));
+            }
             Ok(Err(error)) => tracing::warn!(%error, "failed to claim the lease"),
             Err(_) => tracing::warn!("failed to claim the lease: no answer in time"),
         }
@@ -213,11 +218,11 @@ impl Leadership {
         });
     }
 
-    /// Reads the lease and claims it if that is due; answers the holder if it is another.
-    async fn attempt(&mut self, now: Instant) -> Result<Option<Candidate>, kube::Error> {
+    /// Reads the lease and claims it if that is due; answers the holder if it is another, and for how long it is at most.
+    async fn attempt(&mut self, now: Instant) -> Result<Option<(Candidate, Duration)>, kube::Error> {
         let lease = self.leases.get_opt(LEASE).await?;
         let written = match self.claim.decide(lease.as_ref(), now, jiff::Timestamp::now()) {
-            Decision::Wait { holder } => return Ok(Some(holder)),
+            Decision::Wait { holder, dead_in } => return Ok(Some((holder, dead_in))),
             Decision::Create(lease) => self.leases.create(&PostParams::default(), &lease).await,
             Decision::Update(lease) => self.leases.replace(LEASE, &PostParams::default(), &lease).await,
         };
@@ -227,7 +232,7 @@ impl Leadership {
             Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {
                 let lease = self.leases.get(LEASE).await?;
                 let holder = claim::holder(&lease);
-                Ok((holder.identity != self.claim.identity()).then_some(holder))
+                Ok((holder.identity != self.claim.identity()).then_some((holder, DURATION)))
             }
             Err(error) => Err(error),
         }

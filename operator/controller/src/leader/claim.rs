@@ -38,6 +38,8 @@ pub enum Decision {
     Wait {
         /// The other.
         holder: Candidate,
+        /// For how long at most, unless it is renewed.
+        dead_in: Duration,
     },
 }
 
@@ -78,9 +80,9 @@ impl Claim {
             .lease_duration_seconds
             .and_then(|seconds| u64::try_from(seconds).ok())
             .map_or(self.duration, Duration::from_secs);
-        let dead = now.saturating_duration_since(since) >= length;
-        if !(holder.identity.is_empty() || holder.identity == self.identity() || dead) {
-            return Decision::Wait { holder };
+        let dead_in = (since + length).saturating_duration_since(now);
+        if !(holder.identity.is_empty() || holder.identity == self.identity() || dead_in.is_zero()) {
+            return Decision::Wait { holder, dead_in };
         }
         let mut next = lease.clone();
         next.spec = Some(self.spec(Some(&spec), time));
@@ -195,6 +197,25 @@ mod tests {
     }
 
     #[test]
+    fn it_is_known_when_a_lease_will_be_dead() {
+        let (mut claim, now) = (claim("b"), Instant::now());
+        let mut left = |after: Duration| match claim.decide(
+            Some(&lease("a", "1")),
+            now + after,
+            Timestamp::UNIX_EPOCH,
+        ) {
+            Decision::Wait { dead_in, .. } => Some(dead_in),
+            Decision::Create(_) | Decision::Update(_) => None,
+        };
+        assert_eq!(left(Duration::ZERO), Some(LENGTH));
+        assert_eq!(
+            left(LENGTH - Duration::from_millis(1)),
+            Some(Duration::from_millis(1))
+        );
+        assert_eq!(left(LENGTH), None);
+    }
+
+    #[test]
     fn a_lease_that_was_given_back_is_taken_at_once() {
         let (leader, mut standby) = (claim("a"), claim("b"));
         let given_back = leader.released(&lease("a", "1")).unwrap();
@@ -205,7 +226,7 @@ mod tests {
     #[test]
     fn the_lease_says_where_its_holder_is_and_nothing_once_it_was_given_back() {
         let (mut standby, now) = (claim("b"), Instant::now());
-        let Decision::Wait { holder: leader } =
+        let Decision::Wait { holder: leader, .. } =
             standby.decide(Some(&lease("a", "1")), now, Timestamp::UNIX_EPOCH)
         else {
             panic!("taken")

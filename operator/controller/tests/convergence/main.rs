@@ -16,6 +16,7 @@
 
 mod crashes;
 mod end_state;
+mod leader;
 mod operator;
 mod rest;
 mod scenario;

@@ -8,6 +8,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -67,7 +71,7 @@ impl Operator {
         operator
     }
 
-    /// Starts it, and waits until it has seen the whole cluster.
+    /// Starts it, and waits until it answers.
     pub async fn spawn(cluster: &ControlPlane, launch: &Launch) -> Self {
         let [admin, stream] =
             [free_port().unwrap(), free_port().unwrap()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
@@ -93,7 +97,7 @@ impl Operator {
             admin,
             log,
         };
-        operator.until("it is ready", async |_| true).await;
+        operator.until("it answers", async |_| true).await;
         operator
     }
 
@@ -121,23 +125,56 @@ impl Operator {
         }
     }
 
+    /// Waits until it has seen the whole cluster.
+    pub async fn until_ready(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.get("/readyz").await.is_none() {
+            assert!(Instant::now() < deadline, "it is not ready:\n{}", self.tail());
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// Its metrics; None if it does not answer.
     pub async fn counts(&self) -> Option<Counts> {
+        self.get("/metrics").await.map(|body| Counts::parse(&body))
+    }
+
+    /// The body of a 200.
+    async fn get(&self, path: &str) -> Option<String> {
         let get = async {
             let mut stream = TcpStream::connect(self.admin).await?;
-            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+            stream
+                .write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())
+                .await?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await?;
             std::io::Result::Ok(answer)
         };
         let answer = timeout(Duration::from_secs(5), get).await.ok()?.ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
-        head.contains(" 200 ").then(|| Counts::parse(body))
+        head.contains(" 200 ").then(|| body.to_owned())
     }
 
     /// How it has ended, if it has.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.exited() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it goes on:\n{}", self.tail());
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
     /// Ends it as a power cut would.
