@@ -76,6 +76,9 @@ pub fn start(
     Watches { tasks, synced }
 }
 
+/// Kinds of children that a Microservice can do without.
+const OPTIONAL: [&str; 2] = ["horizontalpodautoscalers", "poddisruptionbudgets"];
+
 struct Starter<'a> {
     client: &'a Client,
     caches: &'a Arc<Caches>,
@@ -122,6 +125,7 @@ impl Starter<'_> {
             api: Api::all(self.client.clone()),
             selector,
             trim,
+            optional: OPTIONAL.contains(&resource),
             synced: self.readiness.task(resource),
             syncing: self.syncing.clone(),
         }

@@ -23,3 +23,4 @@ mod scenario;
 mod settled;
 mod stage;
 mod two;
+mod watches;
