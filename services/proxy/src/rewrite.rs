@@ -10,7 +10,8 @@
 //! A service behind a route that cuts off a prefix does not know the path at which its callers reach it. A link that it
 //! makes from what it saw would lead them past the route, so the prefix is put back into `Location` and
 //! `Content-Location`, as nginx does by its `proxy_redirect default`. A service that reads `X-Forwarded-Prefix` makes
-//! right links by itself: what already begins with the prefix stays as it is.
+//! right links by itself: what already begins with the prefix stays as it is. Where the service's own paths begin with
+//! the same words (`/orders/orders/7` of the service `orders`), one prefix is its own, and only two are already right.
 //!
 //! Only links to the same site are touched: a path, or a URL with the host of the request. What this does not rewrite:
 //! links in bodies, paths of cookies, and relative references, which are right without it.
@@ -50,6 +51,8 @@ pub(crate) struct Rewrite<S> {
 struct Cut {
     /// As the caller wrote it, without a slash at its end.
     prefix: HeaderValue,
+    /// Whether the service's own path begins with the same words.
+    own: bool,
     host: Option<HeaderValue>,
 }
 
@@ -107,11 +110,14 @@ fn cut(request: &mut Request) -> Option<Cut> {
         Rule::None => None,
         Rule::StripPrefix => {
             let (prefix, uri) = strip(request.uri(), route.depth)?;
+            let own = prefix
+                .to_str()
+                .is_ok_and(|prefix| after_prefix(uri.path(), prefix).is_some());
             *request.uri_mut() = uri;
             let headers = request.headers_mut();
             headers.insert(PREFIX, prefix.clone());
             let host = headers.get(HOST).cloned();
-            Some(Cut { prefix, host })
+            Some(Cut { prefix, own, host })
         }
     }
 }
@@ -144,14 +150,19 @@ impl Cut {
         let (link, prefix) = (link.to_str().ok()?, self.prefix.to_str().ok()?);
         let host = self.host.as_ref().and_then(|host| host.to_str().ok());
         let (site, path) = link.split_at(path_of_same_site(link, host)?);
-        let has_prefix = path
-            .strip_prefix(prefix)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#']));
-        if has_prefix {
+        let put_back =
+            after_prefix(path, prefix).is_some_and(|rest| !self.own || after_prefix(rest, prefix).is_some());
+        if put_back {
             return None;
         }
         HeaderValue::try_from(format!("{site}{prefix}{path}")).ok()
     }
+}
+
+/// What follows the prefix in a path, if whole elements of it are the prefix.
+fn after_prefix<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
+    path.strip_prefix(prefix)
+        .filter(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#']))
 }
 
 /// Where the path begins in a link to `host`: a path, or a URL with or without its scheme.
@@ -197,6 +208,7 @@ mod tests {
     fn links_to_the_same_site_get_the_prefix_once() {
         let cut = Cut {
             prefix: HeaderValue::from_static("/order"),
+            own: false,
             host: Some(HeaderValue::from_static("shop.example:8080")),
         };
         for (link, expected) in [
@@ -233,6 +245,29 @@ mod tests {
             ("../orders/7", None),
             ("?x", None),
             ("", None),
+        ] {
+            let rewritten = cut.rewritten(&HeaderValue::from_static(link));
+            assert_eq!(
+                rewritten.as_ref().map(|link| link.to_str().unwrap()),
+                expected,
+                "{link}"
+            );
+        }
+    }
+    #[test]
+    fn a_service_whose_own_paths_begin_like_the_prefix_gets_it_put_back_once_too() {
+        let cut = Cut {
+            prefix: HeaderValue::from_static("/orders"),
+            own: true,
+            host: None,
+        };
+        for (link, expected) in [
+            ("/orders/7", Some("/orders/orders/7")),
+            ("/orders", Some("/orders/orders")),
+            ("/orders/orders/7", None),
+            ("/orders/orders", None),
+            ("/orders/ordersx", Some("/orders/orders/ordersx")),
+            ("/other", Some("/orders/other")),
         ] {
             let rewritten = cut.rewritten(&HeaderValue::from_static(link));
             assert_eq!(
