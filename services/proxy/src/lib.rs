@@ -47,6 +47,7 @@ mod load;
 mod metrics;
 mod observe;
 mod occasionally;
+mod open_files;
 mod outbound;
 mod path_table;
 mod pool;

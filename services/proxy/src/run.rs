@@ -21,7 +21,7 @@ use crate::{
     listeners::Listeners,
     metrics::Metrics,
     observe::Telemetry,
-    outbound,
+    open_files, outbound,
     signals::Signals,
     source,
     trace::Export,
@@ -40,6 +40,7 @@ struct Outbound {
 pub(crate) async fn run(args: Run) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::install().context("failed to listen to signals")?;
     let exporter = telemetry::init("trellis-proxy")?;
+    open_files::raise_limit();
     let mut registry = Registry::default();
     let telemetry = Telemetry {
         metrics: Metrics::register(&mut registry),
