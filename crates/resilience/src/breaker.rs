@@ -14,7 +14,8 @@
 //! time buckets, not of a moving average.
 //!
 //! **Tries count**, not requests: a request with two tries that fail is two failures. A connect failure, a timeout, a
-//! broken connection and 5xx fail; 4xx do not ([`Verdict`]).
+//! broken connection and 5xx fail; 4xx do not ([`Verdict`]). A try that had too little time to say anything counts for nothing
+//! ([`crate::deadline::Settings::is_telling`]).
 //!
 //! **Generations.** Every change of state begins a generation, and a [`Pass`] belongs to the one it was given in. What
 //! comes back with an older pass changes nothing: a try that began before the opening can neither close the breaker when

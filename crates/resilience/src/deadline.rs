@@ -10,7 +10,8 @@
 //! policy's own total only shortens that.
 //!
 //! **What it does not protect against**: work that goes on in a service that does not look at its deadline after its
-//! caller was told that time is up; a body that trickles; and the time a message spends on the wire, which no hop counts.
+//! caller was told that time is up; a body that trickles; callers
+//! that are not to be believed about their deadline (a gateway that serves strangers removes these headers first); and the time a message spends on the wire, which no hop counts.
 //!
 //! Sources: gRPC over HTTP/2 (`grpc-timeout`); "The Tail at Scale", J. Dean and L. Barroso, 2013 (why tries need an end of
 //! their own); the default of 15 s is that of Envoy's routes.
@@ -23,7 +24,13 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 
-use crate::fault::{self, Fault};
+use crate::{
+    fault::{self, Fault},
+    outcome::Verdict,
+};
+
+/// What is long enough for any service that is well, whatever its policy.
+const TELLING: Duration = Duration::from_secs(1);
 
 /// How long requests and tries may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +44,16 @@ pub struct Settings {
 /// A moment after which nobody waits for the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
+
+/// When a try ends, whatever it is doing; the breaker below reads it, because a try whose time is up is dropped just like
+/// one whose caller went away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TryEnd {
+    /// The moment.
+    pub at: Instant,
+    /// Whether time that is up says something about the target ([`Settings::is_telling`]).
+    pub telling: bool,
+}
 
 /// The two kinds of calls that deadlines differ for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +132,15 @@ impl Settings {
         arrived.checked_add(allowed).map(Deadline)
     }
 
+    /// Whether a try that had so long and did not end says that its target fails. One that had less than [`TELLING`] and
+    /// less than half of what the policy gives says that its caller was in a hurry: a few callers with tiny deadlines must
+    /// not open the breaker for all.
+    #[must_use]
+    pub fn is_telling(&self, given: Duration) -> bool {
+        let own = self.per_try.into_iter().chain(self.total).min();
+        given >= TELLING || own.is_some_and(|own| given >= own / 2)
+    }
+
     /// How long a try that begins now may take. None: without end. Zero: the deadline has passed.
     #[must_use]
     pub fn for_try(&self, deadline: Option<Deadline>, now: Instant) -> Option<Duration> {
@@ -122,6 +148,18 @@ impl Settings {
         match (left, self.per_try) {
             (Some(left), Some(per_try)) => Some(left.min(per_try)),
             (left, per_try) => left.or(per_try),
+        }
+    }
+}
+
+impl TryEnd {
+    /// What a try that was dropped now says about its target.
+    #[must_use]
+    pub fn verdict(self, now: Instant) -> Verdict {
+        if self.telling && now >= self.at {
+            Verdict::Failure
+        } else {
+            Verdict::Unknown
         }
     }
 }
@@ -195,6 +233,42 @@ mod tests {
             per_try: None,
         };
         assert_eq!(without.for_try(None, now), None);
+    }
+
+    #[test]
+    fn time_that_is_up_says_something_only_if_there_was_enough_of_it() {
+        for (total, per_try, given, telling) in [
+            (Some(15_000), None, 15_000, true),
+            (Some(15_000), None, 1_000, true),
+            (Some(15_000), None, 999, false),
+            (Some(15_000), Some(200), 200, true),
+            (Some(15_000), Some(200), 100, true),
+            (Some(15_000), Some(200), 99, false),
+            (None, None, 999, false),
+        ] {
+            let settings = Settings {
+                total: total.map(millis),
+                per_try: per_try.map(millis),
+            };
+            assert_eq!(
+                settings.is_telling(millis(given)),
+                telling,
+                "{settings:?} {given}"
+            );
+        }
+        let at = Instant::now();
+        let end = TryEnd { at, telling: true };
+        assert_eq!(end.verdict(at), Verdict::Failure);
+        assert_eq!(
+            end.verdict(at - millis(1)),
+            Verdict::Unknown,
+            "its caller went away"
+        );
+        let hurried = TryEnd {
+            telling: false,
+            ..end
+        };
+        assert_eq!(hurried.verdict(at), Verdict::Unknown);
     }
 
     #[test]

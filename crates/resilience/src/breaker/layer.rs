@@ -6,10 +6,12 @@ use std::{
     task::{Context, Poll},
 };
 
+use http::Request;
 use tower::{Layer, Service};
 
 use super::{Breaker, Pass, Phase, Refused, Settings, Transition};
 use crate::{
+    deadline::TryEnd,
     drive::{self, BoxFuture, Classify},
     outcome::Verdict,
 };
@@ -25,12 +27,13 @@ struct Shared {
     observe: Box<dyn Fn(Transition) + Send + Sync>,
 }
 
-/// Leave to try. Dropped without a result, the try has said nothing.
+/// Leave to try. Dropped without a result, the try has failed if its time was up, and has said nothing otherwise.
 #[derive(Debug)]
 #[must_use = "a permit that is dropped has said nothing"]
 pub struct Permit {
     breaker: SharedBreaker,
     pass: Option<Pass>,
+    end: Option<TryEnd>,
 }
 
 /// Makes [`BreakerService`].
@@ -66,6 +69,7 @@ impl SharedBreaker {
         Ok(Permit {
             breaker: self.clone(),
             pass: Some(pass),
+            end: None,
         })
     }
 
@@ -100,6 +104,12 @@ impl fmt::Debug for SharedBreaker {
 }
 
 impl Permit {
+    /// Says when the try ends, so that dropping it then counts as a timeout.
+    pub const fn until(mut self, end: Option<TryEnd>) -> Self {
+        self.end = end;
+        self
+    }
+
     /// Gives it back with what became of the try.
     pub fn record(mut self, verdict: Verdict) {
         if let Some(pass) = self.pass.take() {
@@ -111,7 +121,8 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(pass) = self.pass.take() {
-            self.breaker.record(pass, Verdict::Unknown);
+            let verdict = self.end.map_or(Verdict::Unknown, |end| end.verdict(drive::now()));
+            self.breaker.record(pass, verdict);
         }
     }
 }
@@ -135,10 +146,10 @@ impl<C: Clone, S> Layer<S> for BreakerLayer<C> {
     }
 }
 
-impl<C, S, Request> Service<Request> for BreakerService<C, S>
+impl<C, S, B> Service<Request<B>> for BreakerService<C, S>
 where
     S: Service<
-            Request,
+            Request<B>,
             Response: Send + 'static,
             Error: From<Refused> + Send + 'static,
             Future: Send + 'static,
@@ -153,9 +164,10 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let end = request.extensions().get::<TryEnd>().copied();
         let permit = match self.breaker.acquire() {
-            Ok(permit) => permit,
+            Ok(permit) => permit.until(end),
             Err(refused) => return Box::pin(std::future::ready(Err(refused.into()))),
         };
         let classify = self.classify.clone();

@@ -12,7 +12,7 @@ use http::Request;
 use tokio::time;
 use tower::{Layer, Service};
 
-use super::{Call, Deadline, Elapsed, Settings, wire};
+use super::{Call, Deadline, Elapsed, Settings, TryEnd, wire};
 use crate::drive::{self, BoxFuture};
 
 /// Makes [`DeadlineService`].
@@ -99,6 +99,8 @@ where
         let Some(end) = left.and_then(|left| now.checked_add(left)) else {
             return Box::pin(self.inner.call(request));
         };
+        let telling = left.is_some_and(|left| self.settings.is_telling(left));
+        request.extensions_mut().insert(TryEnd { at: end, telling });
         let end = Deadline::at(end);
         let elapsed = match deadline {
             Some(deadline) if deadline <= end => Elapsed::Request,

@@ -98,6 +98,30 @@ async fn a_service_that_hangs_is_left_at_the_deadline_and_the_next_hop_was_told_
 }
 
 #[tokio::test(start_paused = true)]
+async fn tries_that_time_out_open_the_breaker_and_callers_in_a_hurry_do_not() {
+    let open = Err(Failure::Refused(Refusal::BreakerOpen));
+    for per_try in [None, Some(Duration::from_millis(100))] {
+        let mut policies = Policies::new();
+        policies.deadline.per_try = per_try;
+        let backend = Backend::new(Trouble::Hang);
+        let stack = policies.around(&backend);
+        for _ in 0..20 {
+            let mut hurried = get();
+            let headers = hurried.headers_mut();
+            headers.insert(wire::DEADLINE, HeaderValue::from_static("20"));
+            let result = status(&stack, hurried).await;
+            assert_eq!(result, Err(Failure::Elapsed(Elapsed::Request)));
+        }
+        for _ in 0..5 {
+            let result = status(&stack, get()).await;
+            assert!(matches!(result, Err(Failure::Elapsed(_))), "{result:?}");
+        }
+        assert_eq!(status(&stack, get()).await, open);
+        assert_eq!(backend.tries(), 20 + 5);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_grpc_stream_has_no_deadline_unless_its_caller_gave_one() {
     let policies = Policies::new();
     let backend = Backend::new(Trouble::Hang);
