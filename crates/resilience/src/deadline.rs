@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// What is long enough for any service that is well, whatever its policy.
-const TELLING: Duration = Duration::from_secs(1);
+pub const TELLING: Duration = Duration::from_secs(1);
 
 /// How long requests and tries may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
