@@ -19,6 +19,7 @@ mod end_state;
 mod leader;
 mod operator;
 mod rest;
+mod rivals;
 mod scenario;
 mod settled;
 mod stage;
