@@ -1,8 +1,12 @@
 //! From EndpointSlices to the endpoints of clusters: pure.
 //!
 //! A cluster is a port of a Microservice's main Service. Its endpoints are the addresses of every slice of that Service
-//! that are ready and not terminating: a pod on its way out still answers, and must get no new requests. The slice
-//! controller copies the Service's labels to its slices, which is how they are found.
+//! that are ready and not terminating: a pod on its way out still answers, and must get no new requests.
+//!
+//! The slice controller copies the Service's labels to its slices, which is how they are found. Labels alone make no
+//! endpoint: a copy of the Service, made to debug it, has them too. So a slice counts only if the slice controller made
+//! it for the Service of the Microservice's name. What this does not protect against: somebody who may write
+//! EndpointSlices in the namespace and claims all of that; Kubernetes' own roles give that right to nobody.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -10,6 +14,7 @@ use std::{
 };
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use trellis_api::names;
 use trellis_config_stream::v1;
 use trellis_proxy_config::{ClusterName, Endpoints};
 
@@ -17,6 +22,13 @@ use crate::key::Key;
 
 /// Slices of main Services: those of headless ones show the same pods again.
 pub const SELECTOR: &str = "app.kubernetes.io/managed-by=trellis,!service.kubernetes.io/headless";
+
+/// Label of a slice with the Service that it is of.
+const LABEL_SERVICE: &str = "kubernetes.io/service-name";
+/// Label of a slice with who writes it.
+const LABEL_WRITER: &str = "endpointslice.kubernetes.io/managed-by";
+/// Value of [`LABEL_WRITER`]: the controller that makes slices of a Service's selector.
+const WRITER: &str = "endpointslice-controller.k8s.io";
 
 /// Addresses by name of the port.
 type Ports = BTreeMap<String, Vec<SocketAddr>>;
@@ -28,7 +40,7 @@ pub struct Slices(HashMap<Key, HashMap<String, Ports>>);
 impl Slices {
     /// Takes a slice in; answers the endpoints of every cluster that it may have changed.
     pub fn set(&mut self, slice: &EndpointSlice) -> Vec<(ClusterName, Endpoints)> {
-        let Some(key) = Key::of_microservice(slice) else {
+        let Some(key) = microservice(slice) else {
             return Vec::new();
         };
         let slices = self.0.entry(key.clone()).or_default();
@@ -39,7 +51,7 @@ impl Slices {
 
     /// Takes a slice out; answers the endpoints of every cluster that it was part of.
     pub fn remove(&mut self, slice: &EndpointSlice) -> Vec<(ClusterName, Endpoints)> {
-        let Some(key) = Key::of_microservice(slice) else {
+        let Some(key) = microservice(slice) else {
             return Vec::new();
         };
         let Some(slices) = self.0.get_mut(&key) else {
@@ -72,6 +84,18 @@ impl Slices {
             })
             .collect()
     }
+}
+
+/// Key of the Microservice whose endpoints are in the slice; None: nobody's.
+pub fn microservice(slice: &EndpointSlice) -> Option<Key> {
+    let labels = slice.metadata.labels.as_ref()?;
+    let is = |label: &str, value: &str| labels.get(label).is_some_and(|found| found == value);
+    let key = Key::of_microservice(slice)?;
+    // The main Service of a Microservice has its name.
+    let counts = is(names::LABEL_MANAGED_BY, names::MANAGED_BY)
+        && is(LABEL_SERVICE, &key.name)
+        && is(LABEL_WRITER, WRITER);
+    counts.then_some(key)
 }
 
 /// The message with the endpoints of a cluster.
@@ -129,7 +153,12 @@ mod tests {
 
     fn slice(name: &str, endpoints: Value) -> EndpointSlice {
         serde_json::from_value(json!({
-            "metadata": {"namespace": "shop", "name": name, "labels": {"trellis.dev/microservice": "user"}},
+            "metadata": {"namespace": "shop", "name": name, "labels": {
+                "trellis.dev/microservice": "user",
+                "app.kubernetes.io/managed-by": "trellis",
+                "kubernetes.io/service-name": "user",
+                "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+            }},
             "addressType": "IPv4",
             "ports": [{"name": "http", "port": 15100}, {"name": "grpc", "port": 15101}],
             "endpoints": endpoints,
@@ -168,6 +197,32 @@ mod tests {
         );
         assert_eq!(of(&changed, "grpc").len(), 3);
         assert_eq!(changed[0].0.microservice, "user");
+    }
+
+    #[test]
+    fn a_slice_of_a_copied_service_or_of_somebody_elses_making_is_no_endpoint() {
+        let good = slice("a", json!([endpoint("10.0.0.1", true, false)]));
+        assert_eq!(microservice(&good), Some(Key::new("shop", "user")));
+        for (label, value) in [
+            ("kubernetes.io/service-name", Some("user-debug")),
+            ("kubernetes.io/service-name", Some("user-headless")),
+            ("kubernetes.io/service-name", None),
+            (
+                "endpointslice.kubernetes.io/managed-by",
+                Some("endpointslicemirroring-controller.k8s.io"),
+            ),
+            ("endpointslice.kubernetes.io/managed-by", None),
+            ("app.kubernetes.io/managed-by", Some("somebody")),
+            ("trellis.dev/microservice", None),
+        ] {
+            let mut other = good.clone();
+            let labels = other.metadata.labels.as_mut().unwrap();
+            labels.remove(label);
+            labels.extend(value.map(|value| (label.to_owned(), value.to_owned())));
+            let mut slices = Slices::default();
+            assert!(slices.set(&other).is_empty(), "{label}: {value:?}");
+            assert!(slices.0.is_empty(), "{label}: {value:?}");
+        }
     }
 
     #[test]

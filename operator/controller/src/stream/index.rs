@@ -15,7 +15,7 @@ use trellis_proxy_config::{ClusterName, Endpoints};
 
 use super::{
     document::{self, Published},
-    endpoints::Slices,
+    endpoints::{self, Slices},
 };
 use crate::{cache::Change, error::chain, key::Key};
 
@@ -61,7 +61,7 @@ impl Index {
             Change::Removed(slice) => changed.extend(inner.slices.remove(slice)),
             Change::Set { before, after } => {
                 if let Some(before) = before
-                    && Key::of_microservice(&**before) != Key::of_microservice(&**after)
+                    && endpoints::microservice(before) != endpoints::microservice(after)
                 {
                     changed.extend(inner.slices.remove(before));
                 }
@@ -151,7 +151,9 @@ mod tests {
         Arc::new(
             serde_json::from_value(json!({
                 "metadata": {"namespace": "shop", "name": "user-1", "annotations": {"a": annotation},
-                    "labels": {"trellis.dev/microservice": "user"}},
+                    "labels": {"trellis.dev/microservice": "user", "app.kubernetes.io/managed-by": "trellis",
+                        "kubernetes.io/service-name": "user",
+                        "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"}},
                 "addressType": "IPv4",
                 "ports": [{"name": "http", "port": 15100}],
                 "endpoints": endpoints,
@@ -177,6 +179,23 @@ mod tests {
         assert!(!reader.has_changed().unwrap());
         index.endpoint_slice(&Change::Removed(slice("2", &["10.0.0.1"])));
         assert!(reader.borrow_and_update().endpoints.is_empty());
+    }
+
+    #[test]
+    fn a_slice_that_becomes_another_services_takes_its_endpoints_along() {
+        let index = Index::default();
+        let reader = index.endpoints(&"shop/user/http".parse().unwrap());
+        let before = slice("1", &["10.0.0.1"]);
+        index.endpoint_slice(&set(Arc::clone(&before)));
+        assert_eq!(reader.borrow().endpoints.len(), 1);
+        let mut after = (*before).clone();
+        let labels = after.metadata.labels.as_mut().unwrap();
+        labels.insert("kubernetes.io/service-name".to_owned(), "user-debug".to_owned());
+        index.endpoint_slice(&Change::Set {
+            before: Some(before),
+            after: Arc::new(after),
+        });
+        assert!(reader.borrow().endpoints.is_empty());
     }
 
     #[test]

@@ -188,7 +188,11 @@ impl Fixture {
             .map(|address| json!({"addresses": [address]}))
             .collect();
         let slice: EndpointSlice = serde_json::from_value(json!({
-            "metadata": {"namespace": "shop", "name": microservice, "labels": {"trellis.dev/microservice": microservice}},
+            "metadata": {"namespace": "shop", "name": microservice, "labels": {
+                "trellis.dev/microservice": microservice, "app.kubernetes.io/managed-by": "trellis",
+                "kubernetes.io/service-name": microservice,
+                "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+            }},
             "addressType": "IPv4", "ports": [{"name": "http", "port": 15100}], "endpoints": endpoints,
         }))
         .unwrap();
