@@ -1,7 +1,7 @@
 //! What is counted for one key: the state of all rates of a limit.
 //!
 //! A cell is looked at and charged while it is held ([`Cell::hold`]), so that a decision over several cells charges all or
-//! none. A cell of one word need not be held if it is the only one ([`Cell::charge`]).
+//! none. A cell of one word need not be held if it is the only one ([`Cell::charge_word`]).
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::concurrency::{InFlight, Permit};
 use crate::limit::{MOST_RATES, Rules};
-use crate::quota::{Quota, Share};
+use crate::quota::{NEVER, Quota, Share};
 use crate::sliding_window::{Log, SlidingWindow};
 use crate::time::Moment;
 use crate::word::{Held, Word};
@@ -94,16 +94,20 @@ impl Cell {
         }
     }
 
-    /// Charges this cell alone: every rate of it, or none. Says whether it had room.
+    /// Charges this cell alone, if it has one word: a compare-and-swap.
     #[inline]
-    pub fn charge(&self, rules: &Rules, ask: Ask, quotas: &mut Quotas) -> (bool, Option<Permit>) {
-        if let (Self::Word(word), Rules::Words(rules)) = (self, rules)
-            && let [rule] = rules.as_slice()
-        {
-            let quota = word.change(|state| rule.charge(state, ask.now, ask.cost, ask.share));
-            quotas.push(quota);
-            return (quota.admits, None);
+    pub fn charge_word(&self, rules: &Rules, ask: Ask) -> Option<Quota> {
+        match (self, rules) {
+            (Self::Word(word), Rules::Words(rules)) => {
+                let [rule] = rules.as_slice() else { return None };
+                Some(word.change(|state| rule.charge(state, ask.now, ask.cost, ask.share)))
+            }
+            _ => None,
         }
+    }
+
+    /// Charges this cell alone: every rate of it, or none. Says whether it had room.
+    pub fn charge(&self, rules: &Rules, ask: Ask, quotas: &mut Quotas) -> (bool, Option<Permit>) {
         let mut hold = self.hold(rules, ask, quotas);
         if quotas.iter().all(|quota| quota.admits) {
             (true, hold.commit(ask, quotas))
@@ -132,7 +136,7 @@ impl Cell {
                 quotas.push(Quota {
                     admits: permit.is_ok(),
                     limit,
-                    remaining: limit.saturating_sub(in_flight.units()),
+                    room: u64::from(limit.saturating_sub(in_flight.units())),
                     ..Quota::NOTHING
                 });
                 Hold::InFlight(permit.ok())
@@ -239,7 +243,7 @@ impl Hold<'_> {
                 for (((word, _), rule), quota) in admitting {
                     *quota = Quota {
                         admits: true,
-                        retry_after: None,
+                        retry_after: NEVER,
                         ..rule.charge(word.state(), ask.now, 0, ask.share).1
                     };
                 }
@@ -248,7 +252,7 @@ impl Hold<'_> {
             Self::InFlight(permit) => {
                 if permit.take().is_some() {
                     for quota in quotas {
-                        quota.remaining = quota.remaining.saturating_add(ask.cost);
+                        quota.room = quota.room.saturating_add(u64::from(ask.cost));
                     }
                 }
             }

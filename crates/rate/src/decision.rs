@@ -17,6 +17,7 @@
 //! decisions never wait for one another in a circle.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::RwLockReadGuard;
 use smallvec::SmallVec;
@@ -61,7 +62,7 @@ struct Member {
 #[must_use = "a decision is obeyed"]
 pub struct Decision {
     admitted: bool,
-    readings: SmallVec<[Reading; 2]>,
+    readings: SmallVec<[Reading; FEW]>,
     permits: SmallVec<[Permit; 1]>,
 }
 
@@ -105,35 +106,82 @@ impl LimitSet {
     }
 
     /// Decides on a request. `charge` says what it asks of the limit at a position, or that the limit does not apply.
-    pub fn decide(&self, now: Moment, mut charge: impl FnMut(usize) -> Option<Charge>) -> Decision {
-        let mut applied: SmallVec<[Applied<'_>; FEW]> = SmallVec::new();
-        for member in &self.members {
-            if let Some(charge) = charge(member.position) {
-                let place = charge.key.map_or(Place::Common, Place::Own);
-                applied.push(Applied {
-                    member,
-                    charge,
-                    place,
-                });
-            }
-        }
-        loop {
-            let missing = match attempt(&applied, now) {
-                Ok(decision) => return decision,
-                Err(missing) => missing,
-            };
+    #[inline]
+    pub fn decide(&self, now: Moment, charge: impl FnMut(usize) -> Option<Charge>) -> Decision {
+        let mut decision = Decision::new();
+        self.fill(&mut decision, now, charge);
+        decision
+    }
+
+    /// Fills a decision where it lies: it is too large to be moved about.
+    fn fill(&self, decision: &mut Decision, now: Moment, mut charge: impl FnMut(usize) -> Option<Charge>) {
+        let mut applying = self.members.iter().filter_map(|member| {
+            let charge = charge(member.position)?;
+            let place = charge.key.map_or(Place::Common, Place::Own);
+            Some(Applied {
+                member,
+                charge,
+                place,
+            })
+        });
+        let Some(first) = applying.next() else { return };
+        let Some(second) = applying.next() else {
+            return first.decide(now, decision);
+        };
+        let mut applied: SmallVec<[Applied<'_>; FEW]> = [first, second].into_iter().collect();
+        applied.extend(applying);
+        while let Err(missing) = attempt(&applied, now, decision) {
             for index in missing {
-                let applied = &mut applied[index];
-                if let Some(key) = applied.charge.key {
-                    applied.place = applied.member.limiter.store().insert(key, now);
-                }
+                applied[index].insert(now);
             }
         }
     }
 }
 
+impl Applied<'_> {
+    /// Decides on this limit alone.
+    #[inline]
+    fn decide(mut self, now: Moment, decision: &mut Decision) {
+        loop {
+            let shard = self.member.limiter.store().read(self.charge.key);
+            if let Some(cell) = shard.cell(self.place) {
+                let charged = decision.charge(&self.asked(now, &shard, cell));
+                decision.admitted = charged || self.member.mode == Mode::Shadow;
+                return;
+            }
+            drop(shard);
+            self.insert(now);
+        }
+    }
+
+    /// Makes the cell that is missing.
+    fn insert(&mut self, now: Moment) {
+        if let Some(key) = self.charge.key {
+            self.place = self.member.limiter.store().insert(key, now);
+        }
+    }
+
+    fn asked<'a>(&'a self, now: Moment, shard: &'a Shard, cell: &'a Cell) -> Asked<'a> {
+        Asked {
+            member: self.member,
+            is_full: self.place == Place::Nowhere,
+            rules: shard.rules(),
+            cell,
+            ask: Ask {
+                now,
+                cost: self.charge.cost,
+                share: self.charge.share,
+            },
+        }
+    }
+}
+
 /// Decides, or names the limits at which the key has no cell yet.
-fn attempt(applied: &[Applied<'_>], now: Moment) -> Result<Decision, SmallVec<[usize; FEW]>> {
+fn attempt(
+    applied: &[Applied<'_>],
+    now: Moment,
+    decision: &mut Decision,
+) -> Result<(), SmallVec<[usize; FEW]>> {
     let shards: SmallVec<[RwLockReadGuard<'_, Shard>; FEW]> = applied
         .iter()
         .map(|applied| applied.member.limiter.store().read(applied.charge.key))
@@ -149,79 +197,76 @@ fn attempt(applied: &[Applied<'_>], now: Moment) -> Result<Decision, SmallVec<[u
     if !missing.is_empty() {
         return Err(missing);
     }
-    let mut decision = Decision {
-        admitted: true,
-        readings: SmallVec::new(),
-        permits: SmallVec::new(),
-    };
-    let asked = |mode: Mode| {
-        applied
-            .iter()
-            .zip(&shards)
-            .zip(&cells)
-            .filter(move |((applied, _), _)| applied.member.mode == mode)
-            .map(|((applied, shard), cell)| Asked {
-                applied,
-                rules: shard.rules(),
-                cell,
-                ask: Ask {
-                    now,
-                    cost: applied.charge.cost,
-                    share: applied.charge.share,
-                },
-            })
-    };
-    let mut enforced = asked(Mode::Enforce);
-    match (enforced.next(), enforced.next()) {
-        (None, _) => {}
-        (Some(only), None) => decision.admitted = decision.charge(&only),
-        (Some(_), Some(_)) => decision.charge_all(asked(Mode::Enforce).collect()),
-    }
-    if decision.admitted {
-        for shadow in asked(Mode::Shadow) {
-            decision.charge(&shadow);
+    let mut enforced: SmallVec<[Asked<'_>; FEW]> = SmallVec::new();
+    let mut shadows: SmallVec<[Asked<'_>; 1]> = SmallVec::new();
+    for ((applied, shard), cell) in applied.iter().zip(&shards).zip(&cells) {
+        let asked = applied.asked(now, shard, cell);
+        match applied.member.mode {
+            Mode::Enforce => enforced.push(asked),
+            Mode::Shadow => shadows.push(asked),
         }
     }
-    Ok(decision)
+    match enforced.as_slice() {
+        [] => {}
+        [only] => decision.admitted = decision.charge(only),
+        all => decision.charge_all(all),
+    }
+    if decision.admitted {
+        for shadow in &shadows {
+            decision.charge(shadow);
+        }
+    }
+    Ok(())
 }
 
 /// A cell and what is asked of it.
 struct Asked<'a> {
-    applied: &'a Applied<'a>,
+    member: &'a Member,
+    /// There is no room for the key.
+    is_full: bool,
     rules: &'a Rules,
     cell: &'a Cell,
     ask: Ask,
 }
 
-impl Asked<'_> {
-    const fn is_full(&self) -> bool {
-        matches!(self.applied.place, Place::Nowhere)
-    }
-}
-
 impl Decision {
+    /// That a request passes to which no limit applies.
+    fn new() -> Self {
+        Self {
+            admitted: true,
+            readings: SmallVec::new(),
+            permits: SmallVec::new(),
+        }
+    }
+
     /// Charges one cell by itself.
+    #[inline]
     fn charge(&mut self, asked: &Asked<'_>) -> bool {
-        if asked.is_full() {
-            self.read(asked, &[Quota::NOTHING]);
+        if asked.is_full {
+            self.read(asked.member, &[Quota::NOTHING]);
             return false;
+        }
+        if let Some(quota) = asked.cell.charge_word(asked.rules, asked.ask) {
+            self.read(asked.member, &[quota]);
+            return quota.admits;
         }
         let mut quotas = Quotas::new();
         let (charged, permit) = asked.cell.charge(asked.rules, asked.ask, &mut quotas);
         self.permits.extend(permit);
-        self.read(asked, &quotas);
+        self.read(asked.member, &quotas);
         charged
     }
 
     /// Charges all cells or none.
-    fn charge_all(&mut self, mut asked: SmallVec<[Asked<'_>; FEW]>) {
+    fn charge_all(&mut self, asked: &[Asked<'_>]) {
         // What is under way is asked last: it alone cannot be held without being counted.
-        asked.sort_by_key(|asked| matches!(asked.rules, Rules::InFlight(_)));
+        let is_counted = |asked: &&Asked<'_>| matches!(asked.rules, Rules::InFlight(_));
+        let rates = asked.iter().filter(|asked| !is_counted(asked));
         let mut holds: SmallVec<[(&Asked<'_>, Hold<'_>, Quotas); FEW]> = SmallVec::new();
-        for asked in &asked {
+        for asked in rates.chain(asked.iter().filter(is_counted)) {
             let mut quotas = Quotas::new();
-            if asked.is_full() {
-                self.read(asked, &[Quota::NOTHING]);
+            if asked.is_full {
+                self.read(asked.member, &[Quota::NOTHING]);
                 self.admitted = false;
                 continue;
             }
@@ -235,12 +280,12 @@ impl Decision {
             } else {
                 hold.restate(asked.ask, &mut quotas);
             }
-            self.read(asked, &quotas);
+            self.read(asked.member, &quotas);
         }
     }
 
-    fn read(&mut self, asked: &Asked<'_>, quotas: &[Quota]) {
-        let member = asked.applied.member;
+    #[inline]
+    fn read(&mut self, member: &Member, quotas: &[Quota]) {
         self.readings
             .extend(quotas.iter().enumerate().map(|(rate, quota)| Reading {
                 member: member.position,
@@ -276,15 +321,11 @@ impl Decision {
             .filter(move |reading| reading.mode == mode && !reading.quota.admits)
     }
 
-    /// After how long the same request would pass if no other came: the longest wait of those that refused. None if
-    /// one of them cannot tell or never admits it.
-    pub fn retry_after(&self) -> Option<std::time::Duration> {
-        self.refusals()
-            .map(|reading| reading.quota.retry_after)
-            .try_fold(std::time::Duration::ZERO, |longest, wait| {
-                Some(longest.max(wait?))
-            })
-            .filter(|_| !self.admitted)
+    /// After how long the same request would pass if no other came: the longest wait of those that refused. None if it
+    /// passes, or one of them cannot tell or never admits it.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let waits = self.refusals().map(|reading| reading.quota.retry_after());
+        waits.reduce(|longest, wait| Some(longest?.max(wait?))).flatten()
     }
 
     /// The permits of limits on concurrency, to be kept for as long as the request is under way.

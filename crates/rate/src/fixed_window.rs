@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use crate::limit::Rate;
-use crate::quota::{Quota, Share};
+use crate::quota::{NEVER, Quota, Share};
 use crate::time::{Moment, nanos};
 
 /// The positions that a state can tell apart.
@@ -40,14 +40,14 @@ impl FixedWindow {
         let admits = after <= limit;
         let count = if admits { after } else { count };
         let left = (ahead + 1) * self.window - now.as_nanos() % self.window;
-        let left = Duration::from_nanos(left);
         let quota = Quota {
             admits,
             limit,
-            remaining: limit.saturating_sub(count),
-            window: Duration::from_nanos(self.window),
-            restored_after: if count == 0 { Duration::ZERO } else { left },
-            retry_after: (!admits && cost <= limit).then_some(left),
+            room: u64::from(limit.saturating_sub(count)),
+            unit: 1,
+            window: self.window,
+            restored_after: if count == 0 { 0 } else { left },
+            retry_after: if !admits && cost <= limit { left } else { NEVER },
         };
         let position = (self.position(now) + ahead) % POSITIONS;
         (admits.then_some(position << 32 | u64::from(count)), quota)
@@ -108,17 +108,17 @@ mod tests {
         });
         let at = |millis: u64| Moment::from_nanos(millis * 1_000_000);
         let (state, quota) = window.charge(0, at(900), 3, Share::WHOLE);
-        assert_eq!(quota.remaining, 0);
+        assert_eq!(quota.remaining(), 0);
         let state = state.unwrap();
         let (refused, quota) = window.charge(state, at(901), 1, Share::WHOLE);
         assert_eq!(refused, None);
-        assert_eq!(quota.retry_after, Some(Duration::from_millis(99)));
+        assert_eq!(quota.retry_after(), Some(Duration::from_millis(99)));
         assert!(!window.is_idle(state, at(999)) && window.is_idle(state, at(1000)));
         let (state, quota) = window.charge(state, at(1000), 1, Share::WHOLE);
-        assert_eq!(quota.remaining, 2);
+        assert_eq!(quota.remaining(), 2);
         let (_, late) = window.charge(state.unwrap(), at(999), 1, Share::WHOLE);
-        assert_eq!(late.remaining, 1, "a late thread counts in the later window");
-        assert_eq!(window.charge(0, at(0), 4, Share::WHOLE).1.retry_after, None);
+        assert_eq!(late.remaining(), 1, "a late thread counts in the later window");
+        assert_eq!(window.charge(0, at(0), 4, Share::WHOLE).1.retry_after(), None);
     }
 
     #[test]

@@ -23,7 +23,7 @@
 use std::time::Duration;
 
 use crate::limit::Rate;
-use crate::quota::{Quota, Share};
+use crate::quota::{NEVER, Quota, Share};
 use crate::time::{Moment, nanos};
 
 /// A token bucket's constants.
@@ -62,15 +62,18 @@ impl Gcra {
         let admits = owed <= self.tolerance;
         let debt = if admits { owed } else { debt };
         let room = self.tolerance.saturating_sub(debt);
-        let remaining = increment.map_or(0, |increment| room / increment);
         let quota = Quota {
             admits,
             limit: share.of(self.burst),
-            remaining: u32::try_from(remaining).unwrap_or(u32::MAX),
-            window: Duration::from_nanos(self.window),
-            restored_after: Duration::from_nanos(debt),
-            retry_after: (!admits && price <= self.tolerance)
-                .then(|| Duration::from_nanos(owed - self.tolerance)),
+            room,
+            unit: increment.unwrap_or(u64::MAX),
+            window: self.window,
+            restored_after: debt,
+            retry_after: if !admits && price <= self.tolerance {
+                owed - self.tolerance
+            } else {
+                NEVER
+            },
         };
         (admits.then(|| now + owed), quota)
     }
@@ -127,13 +130,13 @@ mod tests {
         }
         assert_eq!(passed, 100);
         let (_, quota) = bucket.charge(state, Moment::ORIGIN, 1, Share::WHOLE);
-        assert_eq!(quota.retry_after, Some(Duration::from_secs(1)));
-        assert_eq!(quota.restored_after, Duration::from_secs(100));
+        assert_eq!(quota.retry_after(), Some(Duration::from_secs(1)));
+        assert_eq!(quota.restored_after(), Duration::from_secs(100));
         let (next, quota) = bucket.charge(state, Moment::from_nanos(SECOND), 1, Share::WHOLE);
         assert!(next.is_some());
-        assert_eq!(quota.remaining, 0);
+        assert_eq!(quota.remaining(), 0);
         let (_, quota) = bucket.charge(state, Moment::from_nanos(40 * SECOND), 1, Share::WHOLE);
-        assert_eq!(quota.remaining, 39);
+        assert_eq!(quota.remaining(), 39);
     }
 
     #[test]
@@ -142,7 +145,7 @@ mod tests {
         let (state, _) = bucket.charge(0, Moment::ORIGIN, 4, Share::WHOLE);
         let (refused, quota) = bucket.charge(state.unwrap(), Moment::ORIGIN, 3, Share::WHOLE);
         assert_eq!(refused, None);
-        let wait = quota.retry_after.unwrap();
+        let wait = quota.retry_after().unwrap();
         let at = |moment| bucket.charge(state.unwrap(), moment, 3, Share::WHOLE).0.is_some();
         assert!(at(Moment::ORIGIN.after(wait)));
         assert!(!at(Moment::ORIGIN.after(wait - Duration::from_nanos(1))));
@@ -151,7 +154,7 @@ mod tests {
     #[test]
     fn a_cost_above_the_capacity_is_never_admitted_and_has_no_retry_after() {
         let (next, quota) = bucket(10, 1, 5).charge(0, Moment::ORIGIN, 6, Share::WHOLE);
-        assert_eq!((next, quota.retry_after, quota.remaining), (None, None, 5));
+        assert_eq!((next, quota.retry_after(), quota.remaining()), (None, None, 5));
     }
 
     #[test]

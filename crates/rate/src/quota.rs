@@ -4,34 +4,67 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// What a decision finds at one rate, after the charge or, if it was refused, without it.
+///
+/// It keeps what the decision had at hand anyway, and works out the rest when it is asked: most answers carry no header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// Whether the rate has room for the cost.
-    pub admits: bool,
-    /// How many cost units the rate allows per window (or at once), of which `remaining` are left. For a token bucket
-    /// it is the bucket's capacity.
-    pub limit: u32,
-    /// Cost units that would be admitted now.
-    pub remaining: u32,
-    /// The window's length; none if the limit is on concurrency.
-    pub window: Duration,
-    /// After this long without a request everything is available again.
-    pub restored_after: Duration,
-    /// If refused: after this long without a request the same cost is admitted. None if it is more than the rate ever
-    /// admits, or if nobody can know (concurrency).
-    pub retry_after: Option<Duration>,
+    pub(crate) admits: bool,
+    pub(crate) limit: u32,
+    /// What is left, in parts of which a cost unit has `unit`.
+    pub(crate) room: u64,
+    pub(crate) unit: u64,
+    /// Times in nanoseconds.
+    pub(crate) window: u64,
+    pub(crate) restored_after: u64,
+    /// Or `NEVER`.
+    pub(crate) retry_after: u64,
 }
+
+/// No time after which to try again.
+pub(crate) const NEVER: u64 = u64::MAX;
 
 impl Quota {
     /// Of nothing.
     pub(crate) const NOTHING: Self = Self {
         admits: false,
         limit: 0,
-        remaining: 0,
-        window: Duration::ZERO,
-        restored_after: Duration::ZERO,
-        retry_after: None,
+        room: 0,
+        unit: 1,
+        window: 0,
+        restored_after: 0,
+        retry_after: NEVER,
     };
+
+    /// Whether the rate has room for the cost.
+    pub const fn admits(&self) -> bool {
+        self.admits
+    }
+
+    /// How many cost units the rate allows per window (or at once). For a token bucket it is the bucket's capacity.
+    pub const fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// Cost units that would be admitted now.
+    pub fn remaining(&self) -> u32 {
+        u32::try_from(self.room / self.unit).unwrap_or(u32::MAX)
+    }
+
+    /// The window's length; none if the limit is on concurrency.
+    pub const fn window(&self) -> Duration {
+        Duration::from_nanos(self.window)
+    }
+
+    /// After this long without a request everything is available again.
+    pub const fn restored_after(&self) -> Duration {
+        Duration::from_nanos(self.restored_after)
+    }
+
+    /// If refused: after this long without a request the same cost is admitted. None if it is more than the rate ever
+    /// admits, or if nobody can know (concurrency).
+    pub fn retry_after(&self) -> Option<Duration> {
+        (self.retry_after != NEVER).then(|| Duration::from_nanos(self.retry_after))
+    }
 }
 
 /// The part of a limit that this process may use: `part` of `whole`. All of it, unless a quota lease says otherwise.

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use crate::limit::Rate;
 use crate::mutation::{Mutation, is_on};
-use crate::quota::{Quota, Share};
+use crate::quota::{NEVER, Quota, Share};
 use crate::time::{Moment, nanos};
 
 /// Sub-windows per window.
@@ -72,15 +72,15 @@ impl SlidingWindow {
         Quota {
             admits,
             limit,
-            remaining: limit.saturating_sub(log.used),
-            window: Duration::from_nanos(self.window),
-            restored_after: log
-                .spans
-                .back()
-                .map_or(Duration::ZERO, |span| self.free(*span).since(now)),
-            retry_after: (!admits && cost <= limit)
-                .then(|| self.wait(log, now, after - limit))
-                .flatten(),
+            room: u64::from(limit.saturating_sub(log.used)),
+            unit: 1,
+            window: self.window,
+            restored_after: log.spans.back().map_or(0, |span| self.until_free(*span, now)),
+            retry_after: if !admits && cost <= limit {
+                self.wait(log, now, after - limit)
+            } else {
+                NEVER
+            },
         }
     }
 
@@ -95,13 +95,14 @@ impl SlidingWindow {
             }),
         }
         log.used = log.used.saturating_add(cost);
-        quota.remaining = quota.remaining.saturating_sub(cost);
-        quota.restored_after = self
-            .free(Span {
+        quota.room = quota.room.saturating_sub(u64::from(cost));
+        quota.restored_after = self.until_free(
+            Span {
                 position,
                 passed: cost,
-            })
-            .since(now);
+            },
+            now,
+        );
     }
 
     /// The sub-window that counts at `now`: that of the latest moment that the log has seen.
@@ -126,15 +127,19 @@ impl SlidingWindow {
         }
     }
 
+    fn until_free(&self, span: Span, now: Moment) -> u64 {
+        self.free(span).as_nanos().saturating_sub(now.as_nanos())
+    }
+
     /// How long until `wanted` units are free.
-    fn wait(&self, log: &Log, now: Moment, mut wanted: u32) -> Option<Duration> {
+    fn wait(&self, log: &Log, now: Moment, mut wanted: u32) -> u64 {
         for span in &log.spans {
             wanted = wanted.saturating_sub(span.passed);
             if wanted == 0 {
-                return Some(self.free(*span).since(now));
+                return self.until_free(*span, now);
             }
         }
-        None
+        NEVER
     }
 
     /// Whether nothing counts any more.
@@ -227,7 +232,7 @@ mod tests {
         let mut log = Log::default();
         assert!(pass(&window, &mut log, at(500), 4) && pass(&window, &mut log, at(30_000), 6));
         let quota = window.check(&mut log, at(31_000), 5, Share::WHOLE);
-        let wait = quota.retry_after.unwrap();
+        let wait = quota.retry_after().unwrap();
         let early = at(31_000).after(wait - Duration::from_nanos(1));
         assert!(!window.check(&mut log.clone(), early, 5, Share::WHOLE).admits);
         assert!(
@@ -236,7 +241,7 @@ mod tests {
                 .admits
         );
         assert_eq!(
-            window.check(&mut log, at(31_000), 11, Share::WHOLE).retry_after,
+            window.check(&mut log, at(31_000), 11, Share::WHOLE).retry_after(),
             None
         );
     }

@@ -54,7 +54,7 @@ fn remaining(decision: &Decision, member: usize, rate: usize) -> u32 {
         .readings()
         .iter()
         .find(|reading| (reading.member, reading.rate) == (member, rate))
-        .map(|reading| reading.quota.remaining)
+        .map(|reading| reading.quota.remaining())
         .unwrap()
 }
 
