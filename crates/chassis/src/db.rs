@@ -37,7 +37,8 @@ use crate::readiness::Pending;
 pub const BINDING_ROOT: &str = "SERVICE_BINDING_ROOT";
 
 const MAX_CONNECTIONS: u32 = 5;
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Includes the making of a connection: a new pod meets its first requests with an empty pool and little CPU.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 const STATEMENT_TIMEOUT_MS: &str = "2000";
 const IDLE_TRANSACTION_TIMEOUT_MS: &str = "5000";
 const LOCK_TIMEOUT_OF_MIGRATIONS_MS: &str = "30000";

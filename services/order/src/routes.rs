@@ -13,8 +13,8 @@ use crate::store::{self, Store};
 
 /// The service's interface, kept beside the code; a test compares it with the routes.
 const OPENAPI: &str = include_str!("../openapi.json");
-/// How long the user service may take in all.
-const USER_DEADLINE: Duration = Duration::from_secs(2);
+/// How long the user service may take in all; it may wait three seconds for its database.
+const USER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Connects the parts. Must be called within a Tokio runtime.
 pub fn build(config: Config, process: &mut Process) -> Router {
