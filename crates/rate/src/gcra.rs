@@ -17,8 +17,8 @@
 //! **Shares.** With a share of the limit a token takes so much longer, and the tolerance stays: the same part of rate and
 //! of burst. The debt is a time, so it keeps its meaning when the share changes.
 //!
-//! Sources: ITU-T I.371 (GCRA, "virtual scheduling algorithm") and ATM Forum Traffic Management 4.0 (af-tm-0056.000),
-//! section 4.4.2. The tolerance there (`L`) is ours less one increment: it is compared before the cell is added.
+//! Sources: ITU-T I.371 (GCRA, "virtual scheduling algorithm") and ATM Forum Traffic Management 4.0 (af-tm-0056.000).
+//! The tolerance there is ours less one increment: it is compared before the cell is added.
 
 use std::time::Duration;
 

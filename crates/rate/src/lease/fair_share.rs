@@ -1,7 +1,7 @@
 //! Max-min fair shares: nobody gets more than they ask for, and nobody gets less than they could have while another
 //! one has more than they do.
 //!
-//! Source: D. Bertsekas, R. Gallager, "Data Networks", section 6.5.2, for one link ("progressive filling").
+//! Source: D. Bertsekas, R. Gallager, "Data Networks" (max-min flow control), for one link ("progressive filling").
 
 /// Each demand's share of `capacity`, in the order of the demands. What cannot be divided evenly goes to those that ask for
 /// most, one unit each.
