@@ -1,6 +1,6 @@
 //! `trellis check`: documents -> faults.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use serde_json::Value;
 use trellis_api::{GROUP, Microservice, Problem, Severity, VERSION};
@@ -153,6 +153,7 @@ fn one(document: &Value, schema: &Value, namespace: &str) -> (Option<Microservic
         config_stream_address: String::new(),
         gateway_host: None,
         telemetry_endpoint: None,
+        trusted_gateway_namespaces: BTreeSet::new(),
     };
     let fits = problems.is_empty();
     let validation = microservice::validate(&cr, &Fetched::default(), &settings);

@@ -1,5 +1,7 @@
 //! `trellis render`: documents -> objects.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use trellis_operator_desired::{
     Prepared, Resources,
@@ -36,6 +38,7 @@ pub fn run(args: &args::Render) -> Result<bool, Error> {
         config_stream_address: args.config_stream_address.clone(),
         gateway_host: None,
         telemetry_endpoint: None,
+        trusted_gateway_namespaces: BTreeSet::new(),
     };
     let fetched = Fetched {
         microservices: checked.microservices.clone(),

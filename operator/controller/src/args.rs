@@ -1,6 +1,7 @@
 //! The command line. Every flag has an environment variable, and all are checked before anything is opened.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
@@ -31,6 +32,17 @@ pub struct Args {
     /// Host at which node ports of gateways are reached, for the URL column. Unset: unknown.
     #[arg(long, env = "TRELLIS_GATEWAY_HOST", value_parser = host)]
     pub gateway_host: Option<String>,
+
+    /// Namespaces whose gateways every sidecar believes about callers, with commas between. Unset: a sidecar believes
+    /// gateways of its own namespace only. Whoever may create pods in such a namespace is believed too.
+    #[arg(
+        long,
+        env = "TRELLIS_TRUSTED_GATEWAY_NAMESPACES",
+        default_value = "",
+        hide_default_value = true,
+        value_parser = namespaces
+    )]
+    pub trusted_gateway_namespaces: BTreeSet<String>,
 
     /// Where pods export traces to. Unset: they export none.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
@@ -107,6 +119,7 @@ impl Args {
                 .telemetry_endpoint
                 .clone()
                 .filter(|endpoint| !endpoint.is_empty()),
+            trusted_gateway_namespaces: self.trusted_gateway_namespaces.clone(),
         }
     }
 }
@@ -126,6 +139,26 @@ fn stream_address(text: &str) -> Result<String, String> {
         && uri.path() == "/"
         && uri.query().is_none();
     good.then(|| text.to_owned()).ok_or_else(fault)
+}
+
+fn namespaces(text: &str) -> Result<BTreeSet<String>, String> {
+    if text.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let of_label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let good = |name: &str| {
+        (1..=63).contains(&name.len())
+            && name.chars().all(of_label)
+            && !name.starts_with('-')
+            && !name.ends_with('-')
+    };
+    let names: BTreeSet<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+    match names.iter().find(|name| !good(name)) {
+        Some(name) => Err(format!(
+            "{name:?} is no name of a namespace: write names with commas between, for example edge,ingress"
+        )),
+        None => Ok(names),
+    }
 }
 
 fn host(text: &str) -> Result<String, String> {
@@ -168,6 +201,17 @@ mod tests {
     }
 
     #[test]
+    fn gateways_of_no_other_namespace_are_trusted_unless_it_is_named() {
+        let trusted = |args: &[&str]| parse(args).unwrap().settings().trusted_gateway_namespaces;
+        assert!(trusted(&[]).is_empty());
+        assert!(trusted(&["--trusted-gateway-namespaces="]).is_empty());
+        assert_eq!(
+            trusted(&["--trusted-gateway-namespaces=edge, ingress"]),
+            ["edge".to_owned(), "ingress".to_owned()].into()
+        );
+    }
+
+    #[test]
     fn faults_are_found_before_anything_is_opened() {
         for fault in [
             "--proxy-image=",
@@ -176,6 +220,8 @@ mod tests {
             "--config-stream-address=http://trellis-operator:15010/x",
             "--gateway-host=http://127.0.0.1",
             "--concurrency=0",
+            "--trusted-gateway-namespaces=edge,",
+            "--trusted-gateway-namespaces=Edge",
             "--admin-address=9090",
         ] {
             assert!(parse(&[fault]).is_err(), "{fault}");

@@ -3,14 +3,16 @@
 //! | direction | peer | client | fields that say so |
 //! |---|---|---|---|
 //! | gateway | anybody | the peer | replaced |
-//! | inbound | a gateway that serves this service | as the gateway says | kept |
+//! | inbound | a gateway that serves this service and is trusted | as the gateway says | kept |
 //! | inbound | anybody else, as an app of the mesh | the peer | replaced |
 //! | outbound | the app in the same pod | the peer | kept: the proxy at the other end decides what it believes |
 //!
 //! "Replaced" is what Envoy does at an untrusted edge: whatever a caller says about itself in these fields is dropped, or
 //! anyone could choose the address that limits and logs see. A gateway is known by the address of its connection, which
-//! nobody else in a cluster can take while the pod lives. What this does not protect against: a node that forges packets;
-//! mutual TLS does.
+//! no other pod can take while the gateway's lives. Which gateways are believed is in the document: those of the same
+//! namespace, and of namespaces that the operator was told to trust. What this does not protect against: whoever may
+//! create pods in a believed gateway's namespace, since one with the gateway's labels counts as a pod of it; and a node
+//! that forges packets.
 
 use std::net::IpAddr;
 

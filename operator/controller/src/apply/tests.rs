@@ -1,6 +1,6 @@
 //! The Applier against an API server in memory, and crashes after each of its writes.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use k8s_openapi::api::{
     core::v1::{ConfigMap, Service, ServiceAccount},
@@ -91,6 +91,7 @@ async fn pass(applier: &Applier, spec: &Value) -> Result<Resources<Applied>, Err
         config_stream_address: "http://operator:15010".to_owned(),
         gateway_host: None,
         telemetry_endpoint: None,
+        trusted_gateway_namespaces: BTreeSet::new(),
     };
     let validation = decisions::validate(&cr, &fetched, &settings);
     let validated = validation

@@ -1,6 +1,7 @@
 //! A pass over an object that this release cannot read, against an API server that has nothing else.
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     sync::{Mutex, PoisonError},
 };
@@ -72,6 +73,7 @@ async fn an_object_that_cannot_be_read_gets_a_status_and_nothing_of_it_is_touche
             config_stream_address: "http://operator:15010".to_owned(),
             gateway_host: None,
             telemetry_endpoint: None,
+            trusted_gateway_namespaces: BTreeSet::new(),
         },
     };
     let key = Key::new("shop", "user");

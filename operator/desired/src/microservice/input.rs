@@ -1,6 +1,6 @@
 //! What the decisions about a Microservice are made from, besides itself.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -20,6 +20,8 @@ pub struct Settings {
     pub gateway_host: Option<String>,
     /// Where pods export traces to (`OTEL_EXPORTER_OTLP_ENDPOINT`). None: they export none.
     pub telemetry_endpoint: Option<String>,
+    /// Namespaces whose gateways are believed about callers by the services of every namespace.
+    pub trusted_gateway_namespaces: BTreeSet<String>,
 }
 
 /// What was read for one pass.

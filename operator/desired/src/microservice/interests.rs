@@ -40,8 +40,8 @@ pub struct Interests {
     pub dependencies: BTreeSet<Key>,
     /// Those whose routes meet its own in a gateway.
     pub routes: Scope,
-    /// The namespace in which gateways may serve it, and then it reads those that do: its sidecar believes what they say
-    /// about callers. None: no gateway serves it.
+    /// The namespace in which gateways may serve it, and then it reads those that do: its sidecar may believe what they
+    /// say about callers. None: no gateway serves it.
     pub offered_in: Option<String>,
 }
 

@@ -55,7 +55,13 @@ pub(super) fn resolve(
                 host: settings.gateway_host.clone(),
             })
         }
-        None => Role::Service(Box::new(service(cr, fetched, &others, live_document.as_ref()))),
+        None => Role::Service(Box::new(service(
+            cr,
+            fetched,
+            settings,
+            &others,
+            live_document.as_ref(),
+        ))),
     };
     Validated {
         owner: owner(cr),
@@ -84,6 +90,7 @@ pub(super) fn resolve(
 fn service(
     cr: &Microservice,
     fetched: &Fetched,
+    settings: &Settings,
     others: &[&Microservice],
     live_document: Option<&Document>,
 ) -> ServiceRole {
@@ -101,7 +108,7 @@ fn service(
         env_from: spec.env_from.clone(),
         bindings: spec.bindings.clone(),
         dependencies: dependencies::resolve(cr, others, live_document, fetched.deployment.as_ref()),
-        gateways: gateways::resolve(cr, others, live_document),
+        gateways: gateways::resolve(cr, others, live_document, &settings.trusted_gateway_namespaces),
         probes: spec.probes.clone().unwrap_or_default(),
         resources: spec.resources.clone().unwrap_or_default(),
         security: spec.security_context.clone().unwrap_or_default(),

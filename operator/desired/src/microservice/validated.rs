@@ -58,7 +58,7 @@ pub(super) struct ServiceRole {
     pub env_from: Vec<EnvFromSource>,
     pub bindings: Vec<Binding>,
     pub dependencies: Vec<ResolvedDependency>,
-    /// The gateways that serve it.
+    /// The gateways that serve it and are believed about callers.
     pub gateways: BTreeMap<ClusterName, Cluster>,
     pub probes: Probes,
     pub resources: Resources,

@@ -34,6 +34,7 @@ pub fn settings() -> Settings {
         config_stream_address: "http://trellis-operator.trellis-system.svc:15010".to_owned(),
         gateway_host: Some("127.0.0.1".to_owned()),
         telemetry_endpoint: None,
+        trusted_gateway_namespaces: ["web".to_owned()].into(),
     }
 }
 

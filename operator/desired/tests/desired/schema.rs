@@ -1,6 +1,8 @@
 //! What the API server refuses by the schema of the CustomResourceDefinition, `validate` refuses too, at the same field:
 //! `trellis check` and `kubectl apply` agree, and an object that is older than a rule shows its fault.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 use trellis_api::Microservice;
 use trellis_operator_desired::microservice::{self, Fetched, Settings};
@@ -146,6 +148,7 @@ fn faults(spec: &Value) -> Result<Vec<String>, serde_json::Error> {
         config_stream_address: String::new(),
         gateway_host: None,
         telemetry_endpoint: None,
+        trusted_gateway_namespaces: BTreeSet::new(),
     };
     let validation = microservice::validate(&cr, &Fetched::default(), &settings);
     Ok(validation
