@@ -22,6 +22,7 @@ pub mod auth;
 pub mod document;
 pub mod endpoints;
 pub mod index;
+mod places;
 pub mod report;
 pub mod server;
 mod session;

@@ -1,4 +1,6 @@
 //! The gRPC service and its port.
+//!
+//! Callers prove who they are first; only then they take one of the bounded places.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +19,14 @@ use trellis_config_stream::v1::{
     subscribe_request::Message,
 };
 
-use super::{answers::Answers, auth::Authenticator, index::Index, report, session::Session};
+use super::{
+    answers::Answers,
+    auth::Authenticator,
+    index::Index,
+    places::{Full, Place, Places},
+    report,
+    session::Session,
+};
 use crate::{
     key::Key,
     leader::Authority,
@@ -30,6 +39,8 @@ const HELLO: Duration = Duration::from_secs(10);
 const OUTBOUND: usize = 8;
 /// Most proxies of one replica.
 const MOST_SESSIONS: usize = 20_000;
+/// Most proxies of one Microservice on one replica.
+const MOST_SESSIONS_OF_ACCOUNT: usize = 2_000;
 /// Most replicas that report.
 const MOST_REPORTS: usize = 16;
 /// Largest message: of a proxy an answer with its faults, of a replica a hundred answers.
@@ -42,7 +53,7 @@ pub struct Server {
     authenticator: Authenticator,
     index: Arc<Index>,
     reports: Reports,
-    sessions: Arc<Semaphore>,
+    places: Arc<Places>,
     reporters: Arc<Semaphore>,
     metrics: Stream,
     drain: drain::Watch,
@@ -71,7 +82,7 @@ impl Server {
             authenticator,
             index,
             reports,
-            sessions: Arc::new(Semaphore::new(MOST_SESSIONS)),
+            places: Places::new(MOST_SESSIONS, MOST_SESSIONS_OF_ACCOUNT),
             reporters: Arc::new(Semaphore::new(MOST_REPORTS)),
             metrics,
             drain,
@@ -106,8 +117,17 @@ impl Server {
     async fn admit(
         &self,
         request: Request<Streaming<v1::SubscribeRequest>>,
-    ) -> Result<(v1::Hello, Streaming<v1::SubscribeRequest>), (Refusal, Status)> {
+    ) -> Result<(v1::Hello, Streaming<v1::SubscribeRequest>, Place), (Refusal, Status)> {
         let caller = self.authenticator.caller(request.metadata()).await?;
+        let place = self.places.take(&caller).map_err(|full| {
+            let text = match full {
+                Full::Replica => "too many streams; connect to another replica".to_owned(),
+                Full::Account => {
+                    format!("too many streams of ServiceAccount {caller}; connect to another replica")
+                }
+            };
+            (Refusal::Full, Status::resource_exhausted(text))
+        })?;
         let mut inbound = request.into_inner();
         let hello = time::timeout(HELLO, inbound.message())
             .await
@@ -130,7 +150,7 @@ impl Server {
             );
             return Err((Refusal::Denied, Status::permission_denied(text)));
         }
-        Ok((hello, inbound))
+        Ok((hello, inbound, place))
     }
 
     async fn admit_report(
@@ -164,11 +184,7 @@ impl ConfigStream for Server {
         Self: 'future,
     {
         Box::pin(async move {
-            let permit = Arc::clone(&self.sessions).try_acquire_owned().map_err(|_| {
-                let status = Status::resource_exhausted("too many streams; connect to another replica");
-                self.refuse((Refusal::Full, status))
-            })?;
-            let (hello, inbound) = self
+            let (hello, inbound, place) = self
                 .admit(request)
                 .await
                 .map_err(|refusal| self.refuse(refusal))?;
@@ -183,7 +199,7 @@ impl ConfigStream for Server {
             let drain = self.drain.clone();
             tokio::spawn(async move {
                 session.run(inbound, drain).await;
-                drop(permit);
+                drop(place);
             });
             Ok(Response::new(ReceiverStream::new(responses)))
         })
@@ -198,14 +214,14 @@ impl ConfigStream for Server {
         Self: 'future,
     {
         Box::pin(async move {
-            let _permit = Arc::clone(&self.reporters).try_acquire_owned().map_err(|_| {
-                let status = Status::resource_exhausted("too many reports");
-                self.refuse((Refusal::Full, status))
-            })?;
             let mut inbound = self
                 .admit_report(request)
                 .await
                 .map_err(|refusal| self.refuse(refusal))?;
+            let _permit = Arc::clone(&self.reporters).try_acquire_owned().map_err(|_| {
+                let status = Status::resource_exhausted("too many reports");
+                self.refuse((Refusal::Full, status))
+            })?;
             let reported = self.reports.answers.reported(MOST_SESSIONS);
             self.metrics.reports.inc();
             tokio::select! {

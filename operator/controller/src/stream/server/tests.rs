@@ -1,5 +1,5 @@
 //! The stream over a real connection, with an API server that only reviews tokens: the token `order` is the
-//! ServiceAccount shop/order's.
+//! ServiceAccount shop/order's. Of the token `slow` it never says anything.
 
 use std::{
     convert::Infallible,
@@ -46,6 +46,7 @@ fn api_server(reviews: Arc<AtomicUsize>) -> kube::Client {
                 Some(&["trellis-config".to_owned()][..])
             );
             let status = match &*review.spec.token {
+                "slow" => std::future::pending().await,
                 "bad" => json!({"authenticated": false}),
                 name => json!({
                     "authenticated": true, "audiences": ["trellis-config"],
@@ -70,13 +71,22 @@ async fn serve() -> Fixture {
 }
 
 async fn serve_with(authority: Authority) -> Fixture {
+    serve_bounded(
+        authority,
+        Places::new(MOST_SESSIONS, MOST_SESSIONS_OF_ACCOUNT),
+        MOST_REPORTS,
+    )
+    .await
+}
+
+async fn serve_bounded(authority: Authority, places: Arc<Places>, most_reports: usize) -> Fixture {
     let index = Arc::new(Index::default());
     let answers = Arc::<Answers>::default();
     let reviews = Arc::default();
     let (trigger, watch) = drain::channel();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    let server = Server::new(
+    let mut server = Server::new(
         Authenticator::new(api_server(Arc::clone(&reviews))),
         Arc::clone(&index),
         Reports {
@@ -87,6 +97,8 @@ async fn serve_with(authority: Authority) -> Fixture {
         Metrics::register(&mut Registry::default()).stream,
         watch.clone(),
     );
+    server.places = places;
+    server.reporters = Arc::new(Semaphore::new(most_reports));
     tokio::spawn(server.serve(listener));
     Fixture {
         index,
@@ -404,4 +416,56 @@ async fn only_the_operator_itself_reports_and_only_to_the_leader() {
         let refused = time::timeout(PATIENCE, client.report(request)).await.unwrap();
         assert_eq!(refused.unwrap_err().code(), code, "{token:?}");
     }
+}
+
+/// Waits for a condition.
+async fn until(condition: impl Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    };
+    time::timeout(PATIENCE, wait).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_has_not_proved_who_it_is_takes_no_place_from_others() {
+    let fixture = Arc::new(serve_bounded(Authority::held(), Places::new(1, 1), 1).await);
+    let subscribing = tokio::spawn({
+        let fixture = Arc::clone(&fixture);
+        async move { fixture.connect("slow", "order", 0).await.is_ok() }
+    });
+    let mut request = Request::new(tokio_stream::pending::<v1::ReportRequest>());
+    let value = MetadataValue::from_static("Bearer slow");
+    request.metadata_mut().insert("authorization", value);
+    let channel = transport::Endpoint::from_shared(fixture.address.clone()).unwrap();
+    let mut client = ConfigStreamClient::new(channel.connect().await.unwrap());
+    let reporting = tokio::spawn(async move { client.report(request).await.is_ok() });
+    until(|| fixture.reviews.load(Ordering::Relaxed) == 2).await;
+
+    let _order = fixture.connect("order", "order", 0).await.unwrap();
+    let standby = serve_with(Authority::lost()).await;
+    let _second = standby.connect_pod("order", "order", 0, "order-2").await.unwrap();
+    let _report = standby.report_to(&fixture, "operator");
+    fixture.knows(&["order-1 runs by ", "order-2 runs by "]).await;
+    subscribing.abort();
+    reporting.abort();
+}
+
+#[tokio::test]
+async fn one_service_account_cannot_fill_a_replica_and_who_goes_gives_its_place_back() {
+    let places = Places::new(3, 1);
+    let fixture = serve_bounded(Authority::held(), Arc::clone(&places), 1).await;
+    let order = fixture.connect("order", "order", 0).await.unwrap();
+    let refused = fixture.connect("order", "order", 0).await.err();
+    assert_eq!(refused.unwrap().code(), Code::ResourceExhausted);
+    let _user = fixture.connect("user", "user", 0).await.unwrap();
+    // Nor does who is refused for another reason keep a place.
+    let refused = fixture.connect("product", "order", 0).await.err();
+    assert_eq!(refused.unwrap().code(), Code::PermissionDenied);
+    fixture.connect("product", "product", 0).await.unwrap();
+
+    drop(order);
+    until(|| places.take(&Key::new("shop", "order")).is_ok()).await;
+    fixture.connect("order", "order", 0).await.unwrap();
 }
