@@ -14,7 +14,7 @@
 //! Only the leader writes statuses, so the other replicas report to it what their proxies said.
 //!
 //! Guarantees: a proxy gets documents and endpoints of its own Microservice's document only, after it has proved by a
-//! token that it runs under its ServiceAccount; a slow proxy skips states and never holds up others (channels hold the
+//! token that it runs under its ServiceAccount, and speaks for no pod but the one that the token was made for; a slow proxy skips states and never holds up others (channels hold the
 //! newest value, not a history); nothing is served before the caches are complete, so "no endpoints" means that.
 
 pub mod answers;

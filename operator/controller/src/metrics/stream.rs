@@ -47,7 +47,7 @@ pub enum Sent {
 pub enum Refusal {
     /// No token, or one that the API server does not know.
     Unauthenticated,
-    /// The token is another Microservice's.
+    /// The token is another Microservice's or another pod's.
     Denied,
     /// No greeting, or not in time.
     NoHello,

@@ -32,6 +32,9 @@ const REVIEW: Duration = Duration::from_secs(5);
 /// Longest token that is looked at.
 const LONGEST_TOKEN: usize = 16 * 1024;
 
+/// Where a review has the pod that a token is bound to.
+const EXTRA_POD: &str = "authentication.kubernetes.io/pod-name";
+
 /// Finds out who calls.
 pub struct Authenticator {
     reviews: Api<TokenReview>,
@@ -39,8 +42,17 @@ pub struct Authenticator {
     answers: Mutex<Answers>,
 }
 
-/// Namespace and name of a ServiceAccount; None: the token is no good.
-type Answer = Option<Key>;
+/// Who calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Namespace and name of the ServiceAccount.
+    pub account: Key,
+    /// The pod that the token was made for. None: for none, or by an API server that does not say.
+    pub pod: Option<String>,
+}
+
+/// None: the token is no good.
+type Answer = Option<Caller>;
 
 #[derive(Debug, Default)]
 struct Answers(HashMap<[u8; 32], (Answer, Instant)>);
@@ -55,11 +67,11 @@ impl Authenticator {
         }
     }
 
-    /// The ServiceAccount of the caller.
+    /// Who calls.
     ///
     /// # Errors
     /// There is no token, or none that the API server knows, or it could not be asked.
-    pub async fn caller(&self, metadata: &MetadataMap) -> Result<Key, (Refusal, Status)> {
+    pub async fn caller(&self, metadata: &MetadataMap) -> Result<Caller, (Refusal, Status)> {
         let token = bearer(metadata).ok_or_else(|| {
             let text =
                 "send a ServiceAccount token with audience trellis-config as `authorization: Bearer ...`";
@@ -103,7 +115,7 @@ impl Authenticator {
             .await
             .map_err(|_| unavailable("no answer in time".to_owned()))?
             .map_err(|error| unavailable(chain(&error)))?;
-        Ok(review.status.as_ref().and_then(service_account))
+        Ok(review.status.as_ref().and_then(vouched))
     }
 
     fn answers(&self) -> MutexGuard<'_, Answers> {
@@ -145,8 +157,8 @@ fn bearer(metadata: &MetadataMap) -> Option<&str> {
     good.then_some(token)
 }
 
-/// The ServiceAccount that a review vouches for, with our audience.
-fn service_account(status: &TokenReviewStatus) -> Option<Key> {
+/// The caller that a review vouches for, with our audience.
+fn vouched(status: &TokenReviewStatus) -> Option<Caller> {
     let audience = status
         .audiences
         .iter()
@@ -155,9 +167,17 @@ fn service_account(status: &TokenReviewStatus) -> Option<Key> {
     if status.authenticated != Some(true) || !audience {
         return None;
     }
-    let user = status.user.as_ref()?.username.as_deref()?;
-    let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
-    Some(Key::new(namespace, name))
+    let user = status.user.as_ref()?;
+    let account = user.username.as_deref()?.strip_prefix("system:serviceaccount:")?;
+    let (namespace, name) = account.split_once(':')?;
+    let pod = user
+        .extra
+        .as_ref()
+        .and_then(|extra| extra.get(EXTRA_POD)?.first());
+    Some(Caller {
+        account: Key::new(namespace, name),
+        pod: pod.cloned(),
+    })
 }
 
 #[cfg(test)]
@@ -167,7 +187,26 @@ mod tests {
     use super::*;
 
     fn reviewed(status: Value) -> Option<String> {
-        service_account(&serde_json::from_value(status).unwrap()).map(|key| key.to_string())
+        vouched(&serde_json::from_value(status).unwrap()).map(|caller| match caller.pod {
+            Some(pod) => format!("{} in {pod}", caller.account),
+            None => caller.account.to_string(),
+        })
+    }
+
+    #[test]
+    fn a_review_names_the_pod_of_a_token_that_is_bound_to_one() {
+        let of = |extra: Value| {
+            reviewed(json!({
+                "authenticated": true, "audiences": ["trellis-config"],
+                "user": {"username": "system:serviceaccount:shop:order", "extra": extra},
+            }))
+        };
+        let pod = json!({
+            "authentication.kubernetes.io/pod-name": ["order-1"],
+            "authentication.kubernetes.io/pod-uid": ["6f1c4c5e-0000-4000-8000-000000000001"],
+        });
+        assert_eq!(of(pod).as_deref(), Some("shop/order in order-1"));
+        assert_eq!(of(json!({})).as_deref(), Some("shop/order"));
     }
 
     #[test]
@@ -208,12 +247,13 @@ mod tests {
     #[test]
     fn answers_are_forgotten_in_time_and_refusals_sooner() {
         let (mut answers, now) = (Answers::default(), Instant::now());
-        answers.put([1; 32], Some(Key::new("shop", "order")), now);
+        let order = Caller {
+            account: Key::new("shop", "order"),
+            pod: Some("order-1".to_owned()),
+        };
+        answers.put([1; 32], Some(order.clone()), now);
         answers.put([2; 32], None, now);
-        assert_eq!(
-            answers.get(&[1; 32], now + REMEMBERED / 2),
-            Some(Some(Key::new("shop", "order")))
-        );
+        assert_eq!(answers.get(&[1; 32], now + REMEMBERED / 2), Some(Some(order)));
         assert_eq!(answers.get(&[1; 32], now + REMEMBERED), None);
         assert_eq!(answers.get(&[2; 32], now), Some(None));
         assert_eq!(answers.get(&[2; 32], now + REFUSED_REMEMBERED), None);

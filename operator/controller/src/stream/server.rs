@@ -21,7 +21,7 @@ use trellis_config_stream::v1::{
 
 use super::{
     answers::Answers,
-    auth::Authenticator,
+    auth::{Authenticator, Caller},
     index::Index,
     places::{Full, Place, Places},
     report,
@@ -118,12 +118,12 @@ impl Server {
         &self,
         request: Request<Streaming<v1::SubscribeRequest>>,
     ) -> Result<(v1::Hello, Streaming<v1::SubscribeRequest>, Place), (Refusal, Status)> {
-        let caller = self.authenticator.caller(request.metadata()).await?;
-        let place = self.places.take(&caller).map_err(|full| {
+        let Caller { account, pod } = &self.authenticator.caller(request.metadata()).await?;
+        let place = self.places.take(account).map_err(|full| {
             let text = match full {
                 Full::Replica => "too many streams; connect to another replica".to_owned(),
                 Full::Account => {
-                    format!("too many streams of ServiceAccount {caller}; connect to another replica")
+                    format!("too many streams of ServiceAccount {account}; connect to another replica")
                 }
             };
             (Refusal::Full, Status::resource_exhausted(text))
@@ -143,10 +143,19 @@ impl Server {
                 (Refusal::NoHello, status)
             })?;
         // The ServiceAccount of a Microservice has its name.
-        if caller.namespace != hello.namespace || caller.name != hello.microservice {
+        if account.namespace != hello.namespace || account.name != hello.microservice {
             let text = format!(
-                "ServiceAccount {caller} may not have the configuration of {}/{}",
+                "ServiceAccount {account} may not have the configuration of {}/{}",
                 hello.namespace, hello.microservice
+            );
+            return Err((Refusal::Denied, Status::permission_denied(text)));
+        }
+        if let Some(pod) = pod
+            && *pod != hello.pod
+        {
+            let text = format!(
+                "the token is that of pod {pod:?}, which may not speak for {:?}",
+                hello.pod
             );
             return Err((Refusal::Denied, Status::permission_denied(text)));
         }
@@ -157,7 +166,7 @@ impl Server {
         &self,
         request: Request<Streaming<v1::ReportRequest>>,
     ) -> Result<Streaming<v1::ReportRequest>, (Refusal, Status)> {
-        let caller = self.authenticator.caller(request.metadata()).await?;
+        let caller = self.authenticator.caller(request.metadata()).await?.account;
         let account = &self.reports.account;
         if caller != *account {
             let text = format!("ServiceAccount {caller} may not report; only {account} may");

@@ -1,5 +1,5 @@
 //! The stream over a real connection, with an API server that only reviews tokens: the token `order` is the
-//! ServiceAccount shop/order's. Of the token `slow` it never says anything.
+//! ServiceAccount shop/order's, the token `order@order-1` that of its pod `order-1`. Of the token `slow` it never says anything.
 
 use std::{
     convert::Infallible,
@@ -48,10 +48,17 @@ fn api_server(reviews: Arc<AtomicUsize>) -> kube::Client {
             let status = match &*review.spec.token {
                 "slow" => std::future::pending().await,
                 "bad" => json!({"authenticated": false}),
-                name => json!({
-                    "authenticated": true, "audiences": ["trellis-config"],
-                    "user": {"username": format!("system:serviceaccount:shop:{name}")},
-                }),
+                token => {
+                    let (name, pod) = token.split_once('@').unzip();
+                    let extra = pod.map(|pod| json!({"authentication.kubernetes.io/pod-name": [pod]}));
+                    json!({
+                        "authenticated": true, "audiences": ["trellis-config"],
+                        "user": {
+                            "username": format!("system:serviceaccount:shop:{}", name.unwrap_or(token)),
+                            "extra": extra,
+                        },
+                    })
+                }
             };
             let answer = json!({
                 "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
@@ -468,4 +475,16 @@ async fn one_service_account_cannot_fill_a_replica_and_who_goes_gives_its_place_
     drop(order);
     until(|| places.take(&Key::new("shop", "order")).is_ok()).await;
     fixture.connect("order", "order", 0).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_that_was_made_for_a_pod_speaks_for_no_other() {
+    let fixture = serve().await;
+    let token = "order@order-1";
+    for pod in ["order-2", ""] {
+        let refused = fixture.connect_pod(token, "order", 0, pod).await.err();
+        assert_eq!(refused.unwrap().code(), Code::PermissionDenied, "{pod:?}");
+    }
+    let _order = fixture.connect_pod(token, "order", 0, "order-1").await.unwrap();
+    fixture.knows(&["order-1 runs by "]).await;
 }
