@@ -68,6 +68,10 @@ pub struct Reported {
     told: BTreeSet<ProxyKey>,
 }
 
+/// This replica's report to the leader: changes are kept for it until it is dropped.
+#[derive(Debug)]
+pub struct Report<'a>(&'a Answers);
+
 #[derive(Debug, Default)]
 struct Inner {
     microservices: HashMap<Key, BTreeMap<String, Entry>>,
@@ -136,30 +140,20 @@ impl Answers {
             .collect()
     }
 
-    /// Starts a report: every proxy that is connected to this replica now. [`unreported`](Self::unreported) has what
-    /// comes after.
-    pub fn start_report(&self) -> Vec<(ProxyKey, Answer)> {
+    /// Starts a report, the only one at a time: every proxy that is connected to this replica now.
+    /// [`Report::unreported`] has what comes after.
+    pub fn start_report(&self) -> (Report<'_>, Vec<(ProxyKey, Answer)>) {
         let mut inner = self.lock();
         inner.unreported = Some(BTreeSet::new());
         let own = |entry: &Entry| matches!(entry.source, Source::Session(_)) && entry.until.is_none();
         let microservices = inner.microservices.iter();
-        microservices
+        let start = microservices
             .flat_map(|(key, pods)| pods.iter().map(move |(pod, entry)| (key, pod, entry)))
             .filter(|(_, _, entry)| own(entry))
             .map(|(key, pod, entry)| ((key.clone(), pod.clone()), entry.answer.clone()))
-            .collect()
-    }
-
-    /// Waits until something was not reported yet, and for `batch` more. None: the proxy is gone.
-    pub async fn unreported(&self, batch: Duration) -> Vec<(ProxyKey, Option<Answer>)> {
-        loop {
-            self.has_unreported.notified().await;
-            time::sleep(batch).await;
-            let changes = self.lock().take_unreported();
-            if !changes.is_empty() {
-                return changes;
-            }
-        }
+            .collect();
+        drop(inner);
+        (Report(self), start)
     }
 
     /// Makes Microservices due of which something changed, for ever.
@@ -198,6 +192,27 @@ impl Answers {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Report<'_> {
+    /// Waits until something was not reported yet, and for `batch` more. None: the proxy is gone.
+    pub async fn unreported(&self, batch: Duration) -> Vec<(ProxyKey, Option<Answer>)> {
+        loop {
+            self.0.has_unreported.notified().await;
+            time::sleep(batch).await;
+            let changes = self.0.lock().take_unreported();
+            if !changes.is_empty() {
+                return changes;
+            }
+        }
+    }
+}
+
+impl Drop for Report<'_> {
+    fn drop(&mut self) {
+        // Nobody would ever take it: a replica that leads reports to nobody, and the next report starts with everything.
+        self.0.lock().unreported = None;
     }
 }
 

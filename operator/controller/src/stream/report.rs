@@ -1,7 +1,7 @@
 //! A replica that does not lead tells the leader what its proxies said.
 //!
 //! ```text
-//! standby: Answers --start_report, unreported--> batches --(one client stream)--> leader: Reported --> Answers
+//! standby: Answers --start_report, Report--------> batches --(one client stream)--> leader: Reported --> Answers
 //! ```
 //!
 //! Where the leader is stands in its Lease (`leader`). The stream starts with every proxy that is connected here, so the
@@ -134,7 +134,7 @@ impl Reporter {
 
 /// Sends everything, then what changes, until nobody takes it any more.
 async fn tell(answers: &Answers, outbound: &mpsc::Sender<v1::ReportRequest>) {
-    let start = answers.start_report();
+    let (report, start) = answers.start_report();
     tracing::info!(proxies = start.len(), "reporting to the leader");
     let mut news: Vec<(ProxyKey, Option<Answer>)> = start
         .into_iter()
@@ -149,7 +149,7 @@ async fn tell(answers: &Answers, outbound: &mpsc::Sender<v1::ReportRequest>) {
                 return;
             }
         }
-        news = answers.unreported(BATCH).await;
+        news = report.unreported(BATCH).await;
     }
 }
 

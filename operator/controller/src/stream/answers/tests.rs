@@ -108,7 +108,7 @@ fn a_report_has_own_proxies_only_and_each_change_once() {
     let mut theirs = answers.reported(10);
     theirs.told(proxy("order-9"), runs_by("seven"));
     let mut own = answers.connected(key(), "order-1", "seven");
-    let start = answers.start_report();
+    let (_report, start) = answers.start_report();
     assert_eq!(start.len(), 1);
     assert_eq!(start[0].0, proxy("order-1"));
 
@@ -123,6 +123,23 @@ fn a_report_has_own_proxies_only_and_each_change_once() {
     assert!(answers.lock().take_unreported().is_empty(), "it may come back");
     answers.lock().sweep(Instant::now() + 2 * GRACE);
     assert_eq!(answers.lock().take_unreported(), [(proxy("order-1"), None)]);
+}
+
+#[test]
+fn when_a_report_ended_nothing_more_is_kept_for_it() {
+    let answers = Arc::new(Answers::default());
+    let _before = answers.connected(key(), "order-0", "seven");
+    let (report, start) = answers.start_report();
+    assert_eq!(start.len(), 1);
+    drop(report);
+    let connected: Vec<Connected> = (1..=1000)
+        .map(|index| answers.connected(key(), &format!("order-{index}"), "seven"))
+        .collect();
+    assert_eq!(answers.lock().unreported, None);
+    drop(connected);
+    answers.lock().sweep(Instant::now() + 2 * GRACE);
+    assert_eq!(answers.lock().unreported, None);
+    assert_eq!(answers.start_report().1.len(), 1, "the next one starts anew");
 }
 
 #[test]
