@@ -8,6 +8,7 @@
 //! `TRELLIS_ACCESS_LOG=off` turns it off.
 
 use std::{
+    fmt,
     io::{self, Write as _},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -58,13 +59,13 @@ pub(crate) struct Line<'a> {
     pub(crate) client: Option<std::net::IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user_agent: Option<&'a str>,
-    pub(crate) trace_id: &'a str,
-    pub(crate) span_id: &'a str,
+    pub(crate) trace_id: fmt::Arguments<'a>,
+    pub(crate) span_id: fmt::Arguments<'a>,
 }
 
 #[derive(Serialize)]
 struct Entry<'a> {
-    timestamp: String,
+    timestamp: fmt::Arguments<'a>,
     level: &'static str,
     target: &'static str,
     message: &'static str,
@@ -105,10 +106,15 @@ impl AccessLog {
         Self::default()
     }
 
+    /// Whether lines go anywhere.
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Adds a line; never waits for stdout.
     pub(crate) fn add(&self, line: &Line<'_>) {
         let Some(shared) = &self.0 else { return };
-        let timestamp = format!("{:.6}", Timestamp::now());
+        let now = Timestamp::now();
         let mut waiting = shared.lock();
         if waiting.bytes.len() > MAX_BUFFERED {
             waiting.dropped += 1;
@@ -116,7 +122,7 @@ impl AccessLog {
         }
         let dropped_before = std::mem::take(&mut waiting.dropped);
         let entry = Entry {
-            timestamp,
+            timestamp: format_args!("{now:.6}"),
             level: "INFO",
             target: "access",
             message: "request",

@@ -6,7 +6,7 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use http::{HeaderValue, Version, header::CONNECTION};
@@ -29,6 +29,15 @@ pub(crate) struct Answer<S> {
     inner: S,
 }
 
+/// What is done to an answer.
+pub(crate) struct Answering<F> {
+    answered: F,
+    grpc: bool,
+    from_app: bool,
+    /// None if the caller is told otherwise, or not at all.
+    draining: Option<drain::Watch>,
+}
+
 /// Makes the layer. `draining` is none where callers need not be told.
 pub(crate) fn layer<S>(
     direction: Direction,
@@ -44,11 +53,11 @@ pub(crate) fn layer<S>(
 impl<S> Service<Request> for Answer<S>
 where
     S: Service<Request, Response = Response, Error = Failure>,
-    S::Future: Send + 'static,
+    S::Future: Unpin,
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+    type Future = Answering<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // A stack that is not ready keeps callers waiting; one that failed says so on the next call.
@@ -58,28 +67,37 @@ where
     fn call(&mut self, mut request: Request) -> Self::Future {
         let grpc = is_grpc(request.headers());
         let http1 = request.version() < Version::HTTP_2;
-        let from_app = self.direction == Direction::Inbound;
         hygiene::clean_request(&mut request);
-        let draining = self.draining.clone().filter(|_| http1);
-        let answered = self.inner.call(request);
-        Box::pin(async move {
-            let mut response = match answered.await {
-                Ok(mut response) => {
-                    hygiene::clean_response(&mut response);
-                    if from_app {
-                        failure::remove_marks(response.headers_mut());
-                    }
-                    response
+        Answering {
+            answered: self.inner.call(request),
+            grpc,
+            from_app: self.direction == Direction::Inbound,
+            draining: self.draining.clone().filter(|_| http1),
+        }
+    }
+}
+
+impl<F: Future<Output = Result<Response, Failure>> + Unpin> Future for Answering<F> {
+    type Output = Result<Response, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut response = match ready!(Pin::new(&mut self.answered).poll(cx)) {
+            Ok(mut response) => {
+                hygiene::clean_response(&mut response);
+                if self.from_app {
+                    failure::remove_marks(response.headers_mut());
                 }
-                Err(failure) => failure.into_response(grpc),
-            };
-            let switched = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
-            if !switched && draining.is_some_and(|draining| draining.is_draining()) {
                 response
-                    .headers_mut()
-                    .insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok(response)
-        })
+            Err(failure) => failure.into_response(self.grpc),
+        };
+        let switched = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
+        let draining = self.draining.as_ref().is_some_and(drain::Watch::is_draining);
+        if draining && !switched {
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(Ok(response))
     }
 }

@@ -14,6 +14,8 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::load::Claim;
+
 /// What went wrong with a body, whoever made it.
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -25,7 +27,11 @@ pub(crate) type Response = http::Response<Body>;
 
 /// A request's or a response's body.
 #[derive(Default)]
-pub(crate) struct Body(Kind);
+pub(crate) struct Body {
+    kind: Kind,
+    /// The endpoint that it comes from counts as busy until the body is gone.
+    _claim: Option<Claim>,
+}
 
 #[derive(Default)]
 enum Kind {
@@ -39,17 +45,32 @@ enum Kind {
 impl Body {
     /// No body.
     pub(crate) fn empty() -> Self {
-        Self(Kind::Empty)
+        Self::default()
     }
 
     /// A body that is in memory.
     pub(crate) fn full(bytes: impl Into<Bytes>) -> Self {
-        Self(Kind::Full(bytes.into()))
+        Kind::Full(bytes.into()).into()
     }
 
     /// A body that a layer looks into.
     pub(crate) fn boxed(body: impl http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static) -> Self {
-        Self(Kind::Boxed(Box::pin(body)))
+        Self::from_box(Box::new(body))
+    }
+
+    /// The same of one that has its allocation already.
+    pub(crate) fn from_box(
+        body: Box<impl http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static>,
+    ) -> Self {
+        Kind::Boxed(Box::into_pin(body)).into()
+    }
+
+    /// The body, which keeps a claim.
+    pub(crate) fn holding(self, claim: Claim) -> Self {
+        Self {
+            kind: self.kind,
+            _claim: Some(claim),
+        }
     }
 }
 
@@ -63,7 +84,13 @@ impl fmt::Debug for Body {
 
 impl From<Incoming> for Body {
     fn from(body: Incoming) -> Self {
-        Self(Kind::Incoming(body))
+        Kind::Incoming(body).into()
+    }
+}
+
+impl From<Kind> for Body {
+    fn from(kind: Kind) -> Self {
+        Self { kind, _claim: None }
     }
 }
 
@@ -75,11 +102,11 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Empty => Poll::Ready(None),
             Kind::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
-                self.0 = Kind::Empty;
+                self.kind = Kind::Empty;
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
             Kind::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
@@ -88,7 +115,7 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Empty => true,
             Kind::Full(bytes) => bytes.is_empty(),
             Kind::Incoming(body) => body.is_end_stream(),
@@ -97,7 +124,7 @@ impl http_body::Body for Body {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Incoming(body) => body.size_hint(),

@@ -119,12 +119,12 @@ impl Cluster {
         balance::choose(&self.endpoints.load(), tried).map(Arc::clone)
     }
 
-    /// Whether there is an endpoint that is not among `tried`.
-    pub(crate) fn has_other_than(&self, tried: &[SocketAddr]) -> bool {
+    /// Whether there is an endpoint besides `this` that is not among `tried`.
+    pub(crate) fn has_other_than(&self, tried: &[SocketAddr], this: SocketAddr) -> bool {
         self.endpoints
             .load()
             .iter()
-            .any(|endpoint| !tried.contains(&endpoint.address))
+            .any(|endpoint| endpoint.address != this && !tried.contains(&endpoint.address))
     }
 
     /// Whether requests from `address` come from an endpoint: one of now, or one that is just leaving.

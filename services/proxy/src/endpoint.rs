@@ -77,7 +77,7 @@ impl Endpoint {
 
     /// Whether the last connection failed a short time ago.
     pub(crate) fn is_suspect(&self) -> bool {
-        self.connecting.is_paused(Instant::now())
+        self.connecting.has_failed() && self.connecting.is_paused(Instant::now())
     }
 
     /// Closes connections that have been idle for too long.
@@ -120,6 +120,11 @@ impl Connecting {
             self.failures.store(0, Ordering::Relaxed);
             self.paused_until.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// Cheaper than to ask for the time first.
+    fn has_failed(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) != 0
     }
 
     fn is_paused(&self, now: Instant) -> bool {

@@ -17,17 +17,16 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Version,
     header::{CONNECTION, CONTENT_TYPE, UPGRADE},
     request::Parts,
 };
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::Body as _;
 use tower::Service;
 
 use crate::{
-    body::{Body, BoxError, Request, Response},
+    body::{Body, Request, Response},
     cluster::Cluster,
     connect,
     endpoint::Endpoint,
@@ -64,12 +63,6 @@ enum Standing {
     There,
     /// No.
     Away,
-}
-
-/// A response's body; the endpoint counts as busy until its end.
-struct Claimed {
-    body: Body,
-    _claim: Claim,
 }
 
 impl Service<Request> for Forward {
@@ -150,14 +143,13 @@ async fn send(cluster: &Cluster, request: Request) -> Result<(Response, SocketAd
             break;
         };
         let address = endpoint.address;
-        asked.push(address);
-        let has_other = cluster.has_other_than(&asked);
-        match attempt(cluster, &endpoint, &head, body, has_other).await {
+        match attempt(cluster, &endpoint, &head, body, &asked).await {
             Tried::Answered(response) => return Ok((response, address)),
             Tried::Failed(failure) => return Err(failure),
             Tried::Again(failure, again, standing) => {
                 let reason = failure.reason.as_str();
                 tracing::debug!(cluster = %cluster.name, upstream = %address, reason, "sent again");
+                asked.push(address);
                 if standing == Standing::Away {
                     away.push(address);
                 }
@@ -172,18 +164,27 @@ async fn send(cluster: &Cluster, request: Request) -> Result<(Response, SocketAd
     }))
 }
 
-/// Sends a request to one endpoint.
-async fn attempt(cluster: &Cluster, endpoint: &Endpoint, head: &Parts, body: Body, has_other: bool) -> Tried {
+/// Sends a request to one endpoint; those `asked` were tried before.
+async fn attempt(
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    head: &Parts,
+    body: Body,
+    asked: &[SocketAddr],
+) -> Tried {
     let address = endpoint.address;
+    let has_other = || cluster.has_other_than(asked, address);
     let claim = endpoint.claim();
     let safe = head.method.is_safe() && body.is_end_stream();
     let (body, replay) = Replay::new(body);
     let (failure, standing) = match endpoint.send(copy(head, body)).await {
         // If it cannot go elsewhere, what the other proxy says is the best answer there is.
-        Ok(response) if has_other && failure::is_undelivered(response.headers()) => match replay.recover() {
-            Some(again) => return Tried::Again(undelivered(cluster, address), again, Standing::Away),
-            None => return Tried::Answered(claimed(response, claim)),
-        },
+        Ok(response) if failure::is_undelivered(response.headers()) && has_other() => {
+            match replay.recover() {
+                Some(again) => return Tried::Again(undelivered(cluster, address), again, Standing::Away),
+                None => return Tried::Answered(claimed(response, claim)),
+            }
+        }
         Ok(response) => return Tried::Answered(claimed(response, claim)),
         Err(SendError::Unsent(request, cause)) => {
             drop(request);
@@ -211,8 +212,9 @@ fn copy(head: &Parts, body: Body) -> Request {
     request
 }
 
+/// The endpoint counts as busy until the response's body is gone.
 fn claimed(response: Response, claim: Claim) -> Response {
-    response.map(|body| Body::boxed(Claimed { body, _claim: claim }))
+    response.map(|body| body.holding(claim))
 }
 
 fn undelivered(cluster: &Cluster, address: SocketAddr) -> Failure {
@@ -254,26 +256,6 @@ fn broken(cluster: &Cluster, address: SocketAddr, cause: &Cause) -> Failure {
     let mut failure = Failure::new(reason, what);
     failure.upstream = Some(address);
     failure
-}
-
-impl http_body::Body for Claimed {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 #[cfg(test)]

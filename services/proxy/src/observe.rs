@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -50,13 +50,19 @@ pub(crate) struct Telemetry {
 #[derive(Debug, Clone)]
 pub(crate) struct Observe<S> {
     direction: Direction,
-    telemetry: Telemetry,
+    telemetry: Arc<Telemetry>,
     inner: S,
+}
+
+/// The answer to a request that is recorded.
+pub(crate) struct Observing<F> {
+    answered: F,
+    recorded: Option<Box<Recorded>>,
 }
 
 /// What is known of a request. Written out when it is dropped.
 struct Record {
-    telemetry: Telemetry,
+    telemetry: Arc<Telemetry>,
     direction: Direction,
     started: Instant,
     trace: Trace,
@@ -70,7 +76,8 @@ struct Record {
     peer: Option<SocketAddr>,
     client: Option<IpAddr>,
     cluster: Option<Arc<str>>,
-    bytes_in: Arc<AtomicU64>,
+    /// None of a request without a body.
+    bytes_in: Option<Arc<AtomicU64>>,
     bytes_out: u64,
     answer: Option<Answer>,
     grpc_status: Option<HeaderValue>,
@@ -91,10 +98,10 @@ struct Counted {
     bytes: Arc<AtomicU64>,
 }
 
-/// A response's body with the record of its request.
+/// A response's body with the record of its request. It is made with the request, to be allocated once.
 struct Recorded {
     body: Body,
-    record: Box<Record>,
+    record: Record,
 }
 
 /// Makes the layer.
@@ -102,9 +109,10 @@ pub(crate) fn layer<S>(
     direction: Direction,
     telemetry: Telemetry,
 ) -> impl tower::Layer<S, Service = Observe<S>> + Clone {
+    let telemetry = Arc::new(telemetry);
     tower::layer::layer_fn(move |inner| Observe {
         direction,
-        telemetry: telemetry.clone(),
+        telemetry: Arc::clone(&telemetry),
         inner,
     })
 }
@@ -112,41 +120,50 @@ pub(crate) fn layer<S>(
 impl<S> Service<Request> for Observe<S>
 where
     S: Service<Request, Response = Response, Error = Infallible>,
-    S::Future: Send + 'static,
+    S::Future: Unpin,
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+    type Future = Observing<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        let mut record = Box::new(Record::begin(self.direction, &self.telemetry, &mut request));
+        let mut recorded = Box::new(Recorded {
+            body: Body::empty(),
+            record: Record::begin(self.direction, &self.telemetry, &request),
+        });
+        let record = &mut recorded.record;
         request.extensions_mut().insert(record.trace.clone());
-        let request = request.map(|body| counted(body, &record.bytes_in));
-        let answered = self.inner.call(request);
-        Box::pin(async move {
-            let response = answered.await?;
-            record.head(&response);
-            Ok(response.map(|body| Body::boxed(Recorded { body, record })))
-        })
+        if !request.body().is_end_stream() {
+            let bytes = Arc::clone(record.bytes_in.insert(Arc::default()));
+            request = request.map(|body| Body::boxed(Counted { body, bytes }));
+        }
+        Observing {
+            answered: self.inner.call(request),
+            recorded: Some(recorded),
+        }
     }
 }
 
-fn counted(body: Body, bytes: &Arc<AtomicU64>) -> Body {
-    if body.is_end_stream() {
-        return body;
+impl<F: Future<Output = Result<Response, Infallible>> + Unpin> Future for Observing<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let mut response = ready!(Pin::new(&mut self.answered).poll(cx))?;
+        if let Some(mut recorded) = self.recorded.take() {
+            recorded.record.head(&response);
+            recorded.body = std::mem::take(response.body_mut());
+            *response.body_mut() = Body::from_box(recorded);
+        }
+        Poll::Ready(Ok(response))
     }
-    Body::boxed(Counted {
-        body,
-        bytes: Arc::clone(bytes),
-    })
 }
 
 impl Record {
-    fn begin(direction: Direction, telemetry: &Telemetry, request: &mut Request) -> Self {
+    fn begin(direction: Direction, telemetry: &Arc<Telemetry>, request: &Request) -> Self {
         let target = request.extensions().get::<Target>();
         let labels = target.map(|target| target.labels.clone());
         let labels = labels.unwrap_or_else(|| Labels {
@@ -160,7 +177,7 @@ impl Record {
         let name = || format!("{} {}", request.method(), labels.route);
         let active = RequestLabels::new(&labels, request.method(), direction);
         Self {
-            telemetry: telemetry.clone(),
+            telemetry: Arc::clone(telemetry),
             active: telemetry.metrics.begin(active),
             direction,
             started: Instant::now(),
@@ -173,7 +190,7 @@ impl Record {
             peer: request.extensions().get::<Peer>().map(|Peer(peer)| *peer),
             client: request.extensions().get::<Client>().map(|client| client.address),
             cluster,
-            bytes_in: Arc::default(),
+            bytes_in: None,
             bytes_out: 0,
             answer: None,
             grpc_status: None,
@@ -231,7 +248,11 @@ impl Drop for Record {
             .map_or_else(|| self.started.elapsed(), |answer| answer.to_head);
         self.telemetry.metrics.end(&self.active, status, to_head);
         self.trace.end(status >= 500, || self.attributes(status));
-        self.telemetry.access_log.add(&Line {
+        let access_log = &self.telemetry.access_log;
+        if !access_log.is_on() {
+            return;
+        }
+        access_log.add(&Line {
             direction: self.direction.as_str(),
             method: self.method.as_str(),
             path: self.uri.path(),
@@ -240,7 +261,10 @@ impl Drop for Record {
             status,
             grpc_status: text(self.grpc_status.as_ref()),
             duration_ms: (self.started.elapsed().as_secs_f64() * 1e6).round() / 1e3,
-            bytes_in: self.bytes_in.load(Ordering::Relaxed),
+            bytes_in: self
+                .bytes_in
+                .as_ref()
+                .map_or(0, |bytes| bytes.load(Ordering::Relaxed)),
             bytes_out: self.bytes_out,
             service: &self.labels.service,
             route: &self.labels.route,
@@ -252,8 +276,8 @@ impl Drop for Record {
             peer: self.peer,
             client: self.client,
             user_agent: text(self.user_agent.as_ref()),
-            trace_id: &self.trace.trace_id(),
-            span_id: &self.trace.span_id(),
+            trace_id: format_args!("{}", self.trace.trace_id()),
+            span_id: format_args!("{}", self.trace.span_id()),
         });
     }
 }

@@ -33,7 +33,11 @@ pub(crate) fn build<S>(
     inner: S,
 ) -> Stack
 where
-    S: Service<Request, Response = Response, Error = Failure, Future: Send> + Clone + Send + Sync + 'static,
+    S: Service<Request, Response = Response, Error = Failure, Future: Send + Unpin>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
 {
     let service = ServiceBuilder::new()
         .layer(intake::layer(choose))
