@@ -44,6 +44,7 @@ mod child;
 mod guard;
 mod prune;
 mod subset;
+mod whole_lists;
 
 /// Writes children.
 pub struct Applier {

@@ -1,13 +1,15 @@
 //! Applying one child.
 
+use std::sync::Arc;
+
 use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use trellis_api::names;
 
-use super::{Applier, Basis, Error, Owner, guard, subset};
+use super::{Applier, Basis, Error, Owner, guard, subset, whole_lists};
 use crate::{
     caches::Child,
     key::Key,
@@ -33,7 +35,7 @@ impl Applier {
         let name = describe::<K>(&wanted.name_any());
         let key = Key::of(&wanted);
         let api: Api<K> = Api::namespaced(self.client.clone(), &key.namespace);
-        let live = match K::cache(&self.caches).get(&key) {
+        let mut live = match K::cache(&self.caches).get(&key) {
             Some(live) => Some(live),
             // The cache holds what has our label. Anything else of that name shows only to a direct look.
             None => self.look(&api, &key, &name).await?,
@@ -44,9 +46,13 @@ impl Applier {
         };
         let mut patch = serde_json::to_value(&wanted).map_err(unwritable)?;
         let mut parameters = PatchParams::apply(names::FIELD_MANAGER);
-        if let Some(live) = &live {
+        if let Some(live) = &mut live {
             guard::check(owner, &**live)?;
-            let have = serde_json::to_value(&**live).map_err(unwritable)?;
+            let mut have = serde_json::to_value(&**live).map_err(unwritable)?;
+            if let Some(lists) = whole_lists::patch(&patch, &have) {
+                *live = self.clear_lists(owner, &api, live, lists, name.clone()).await?;
+                have = serde_json::to_value(&**live).map_err(unwritable)?;
+            }
             let Some(difference) = self.difference(&patch, &have) else {
                 self.metrics.wrote(&K::kind(&()), Verb::Apply, Outcome::Skipped);
                 return Ok((**live).clone());
@@ -66,14 +72,8 @@ impl Applier {
         }
         self.authorise(&name)?;
         let answer = api.patch(&key.name, &parameters, &Patch::Apply(&patch)).await;
-        if let (Basis::Live(_), Err(kube::Error::Api(status))) = (basis, &answer)
-            && status.is_conflict()
-        {
-            self.metrics.wrote(&K::kind(&()), Verb::Apply, Outcome::Failed);
-            if let Some(live) = self.look(&api, &key, &name).await? {
-                K::cache(&self.caches).written((*live).clone());
-            }
-            return Err(Error::Stale { child: name });
+        if matches!(basis, Basis::Live(_)) && is_conflict(&answer) {
+            return Err(self.stale(&api, &key, name).await);
         }
         let before = live
             .as_ref()
@@ -85,12 +85,47 @@ impl Applier {
         Ok((*applied).clone())
     }
 
-    async fn look<K: Child>(
+    /// Takes what is not ours out of lists that are; see [`whole_lists`].
+    async fn clear_lists<K: Child>(
         &self,
+        owner: &Owner,
         api: &Api<K>,
-        key: &Key,
-        name: &str,
-    ) -> Result<Option<std::sync::Arc<K>>, Error> {
+        live: &K,
+        mut lists: Value,
+        name: String,
+    ) -> Result<Arc<K>, Error> {
+        let version = live.meta().resource_version.as_deref();
+        // The lists were made of this version, and are replaced in it or not at all.
+        lists["metadata"] = json!({"uid": live.uid(), "resourceVersion": version});
+        self.authorise(&name)?;
+        let parameters = PatchParams {
+            field_manager: Some(names::FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let answer = api
+            .patch(&live.name_any(), &parameters, &Patch::Merge(&lists))
+            .await;
+        if is_conflict(&answer) {
+            return Err(self.stale(api, &Key::of(live), name).await);
+        }
+        self.take_in(owner, "take foreign items out of", name, version, answer)
+    }
+
+    /// Puts a child that changed under our hands into the cache, for the next pass to decide from.
+    async fn stale<K: Child>(&self, api: &Api<K>, key: &Key, name: String) -> Error {
+        self.metrics.wrote(&K::kind(&()), Verb::Apply, Outcome::Failed);
+        match self.look(api, key, &name).await {
+            Ok(found) => {
+                if let Some(live) = found {
+                    K::cache(&self.caches).written((*live).clone());
+                }
+                Error::Stale { child: name }
+            }
+            Err(error) => error,
+        }
+    }
+
+    async fn look<K: Child>(&self, api: &Api<K>, key: &Key, name: &str) -> Result<Option<Arc<K>>, Error> {
         let found = api.get_opt(&key.name).await.map_err(|source| Error::Refused {
             action: "look for",
             child: name.to_owned(),
@@ -98,7 +133,7 @@ impl Applier {
         })?;
         Ok(found.map(|mut found| {
             found.trim();
-            std::sync::Arc::new(found)
+            Arc::new(found)
         }))
     }
 
@@ -127,6 +162,10 @@ impl Applier {
             settled.insert(uid.clone(), (version.clone(), digest.to_owned()));
         }
     }
+}
+
+fn is_conflict<K>(answer: &Result<K, kube::Error>) -> bool {
+    matches!(answer, Err(kube::Error::Api(status)) if status.is_conflict())
 }
 
 fn digest_of(object: &Value) -> Option<&str> {

@@ -53,6 +53,80 @@ async fn a_restart_by_kubectl_survives_and_costs_no_write_of_a_child() {
     stage.leave(&client, namespace).await;
 }
 
+/// The key of an item is what server-side apply tells items apart by, so an edited key is an item of the rival's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rival_that_edits_the_key_of_a_list_item_loses_it_again() {
+    let mut stage = Stage::enter().await;
+    let client = stage.client(User::Test).await;
+    let rival = stage.client(User::Rival).await;
+    let mut operator = Operator::start(&stage.cluster, &Launch::default()).await;
+    let namespaces = [stage.namespace(&client).await];
+    let namespace = &namespaces[0];
+    Scenario::Create.act(&client, &rival, namespace).await;
+    settled(&mut stage, &client, &mut operator, &namespaces).await;
+    for (kind, list, key) in [
+        (CHILDREN[1], "/spec/ports", "port"),
+        (
+            CHILDREN[0],
+            "/spec/template/spec/containers/0/ports",
+            "containerPort",
+        ),
+        (
+            CHILDREN[0],
+            "/spec/template/spec/initContainers/0/ports",
+            "containerPort",
+        ),
+        (
+            CHILDREN[0],
+            "/spec/template/spec/topologySpreadConstraints",
+            "topologyKey",
+        ),
+    ] {
+        let theirs = children(&rival, namespace, kind);
+        let before = theirs.get(NAME).await.unwrap();
+        // Again if a controller was faster.
+        until("the rival has edited", async || {
+            let mut edited = serde_json::to_value(theirs.get(NAME).await.unwrap()).unwrap();
+            let item = edited
+                .pointer_mut(list)
+                .and_then(|items| items.get_mut(0))
+                .unwrap();
+            item[key] = if item[key].is_number() {
+                json!(12_345)
+            } else {
+                json!("rack")
+            };
+            edited["metadata"]
+                .as_object_mut()
+                .unwrap()
+                .remove("managedFields");
+            let edited: DynamicObject = serde_json::from_value(edited).unwrap();
+            theirs
+                .replace(NAME, &PostParams::default(), &edited)
+                .await
+                .is_ok()
+        })
+        .await;
+        let ours = children(&client, namespace, kind);
+        let wanted = keys_in(&before, list, key);
+        until("the list is as it was", async || {
+            keys_in(&ours.get(NAME).await.unwrap(), list, key) == wanted
+        })
+        .await;
+    }
+    settled(&mut stage, &client, &mut operator, &namespaces).await;
+    stage.leave(&client, namespace).await;
+}
+
+/// The keys of a list's items, sorted.
+fn keys_in(object: &DynamicObject, list: &str, key: &str) -> Vec<String> {
+    let value = serde_json::to_value(object).unwrap();
+    let items = value.pointer(list).and_then(Value::as_array).unwrap();
+    let mut keys: Vec<String> = items.iter().map(|item| item[key].to_string()).collect();
+    keys.sort();
+    keys
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_of_somebody_else_with_a_childs_name_is_never_taken_over() {
     let mut stage = Stage::enter().await;
