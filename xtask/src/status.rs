@@ -130,7 +130,7 @@ fn parse(object: &Value) -> Microservice {
     let ready = status["conditions"]
         .as_array()
         .and_then(|all| all.iter().find(|condition| condition["type"] == "Ready"));
-    // A status without `observedGeneration` is of no generation: the operator has not looked yet.
+    // A status without `observedGeneration`, or with -1, is of no generation: the operator has not looked yet.
     let is_current = status["observedGeneration"].as_i64() == object["metadata"]["generation"].as_i64()
         && object["metadata"]["generation"].is_i64();
     let is_true = ready.is_some_and(|condition| condition["status"] == "True");

@@ -2,14 +2,15 @@
 //!
 //! kube's derive writes `format: uint16` (which the API server warns about on every apply), `nullable: true` for every
 //! optional field (which invites `field: null`) and floating-point bounds on integers, and describes a field of an
-//! enumerated type by the type's text instead of its own. [`crds`] puts these right.
+//! enumerated type by the type's text instead of its own. [`crds`] puts these right, and gives a new object the status
+//! that nobody has looked at it yet.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
 
-use crate::{Microservice, MicroserviceSpec, MicroserviceStatus};
+use crate::{Microservice, MicroserviceSpec, MicroserviceStatus, microservice::UNOBSERVED};
 
 /// Every CustomResourceDefinition of Trellis, in the order in which they are applied.
 ///
@@ -28,6 +29,7 @@ fn tidy(crd: CustomResourceDefinition) -> Result<CustomResourceDefinition, serde
                 describe_fields::<MicroserviceSpec>(&mut schema["properties"]["spec"]);
                 describe_fields::<MicroserviceStatus>(&mut schema["properties"]["status"]);
                 list_conditions_by_type(schema);
+                begin_unobserved(schema);
             }
         }
     }
@@ -112,6 +114,12 @@ fn list_conditions_by_type(schema: &mut Value) {
     }
 }
 
+/// A new object has a status that is about no generation. By kstatus an object without any status is done, and so it
+/// would be until the first status is written. (Flux' kinds have the same default.)
+fn begin_unobserved(schema: &mut Value) {
+    schema["properties"]["status"]["default"] = serde_json::json!({"observedGeneration": UNOBSERVED});
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -141,7 +149,9 @@ mod tests {
                     "{path} is nullable"
                 );
                 assert!(
-                    !map.contains_key("default") || path.ends_with(".properties"),
+                    !map.contains_key("default")
+                        || path.ends_with(".properties")
+                        || path == ".properties.status",
                     "{path} has a default"
                 );
                 if let Some(format) = map.get("format").and_then(Value::as_str) {
@@ -184,6 +194,19 @@ mod tests {
         ] {
             let text = &spec["properties"].pointer(field).unwrap()["description"];
             assert!(text.as_str().unwrap().contains(expected), "{field}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_new_object_has_a_status_that_is_about_no_generation_and_does_not_count_as_written() {
+        for crd in crds().unwrap() {
+            let crd = serde_json::to_value(&crd).unwrap();
+            let status = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"];
+            let mut status: MicroserviceStatus = serde_json::from_value(status["default"].clone()).unwrap();
+            assert_eq!(status.observed_generation, Some(-1));
+            assert!(!status.is_written());
+            status.observed_generation = Some(1);
+            assert!(status.is_written());
         }
     }
 

@@ -191,11 +191,14 @@ pub enum ImagePullPolicy {
     Never,
 }
 
+/// Generation that the status of an object is about until the operator has written one. No object has it.
+pub const UNOBSERVED: i64 = -1;
+
 /// What the operator found and did.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MicroserviceStatus {
-    /// Generation of the spec that this status is about.
+    /// Generation of the spec that this status is about. -1: the operator has not looked at the object yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
@@ -243,6 +246,15 @@ pub struct MicroserviceStatus {
     /// Objects made for this Microservice.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub children: Vec<Child>,
+}
+
+impl MicroserviceStatus {
+    /// Whether the operator has written it. A new object has one that is about no generation.
+    #[must_use]
+    pub fn is_written(&self) -> bool {
+        self.observed_generation
+            .is_some_and(|generation| generation != UNOBSERVED)
+    }
 }
 
 /// An object made for a Microservice.

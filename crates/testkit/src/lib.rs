@@ -8,6 +8,7 @@
 
 #[cfg(feature = "control-plane")]
 pub mod control_plane;
+pub mod kstatus;
 pub mod openapi;
 pub mod otlp;
 pub mod postgres;

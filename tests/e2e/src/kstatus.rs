@@ -1,5 +1,5 @@
-//! The status contract: the kstatus algorithm of `kubernetes-sigs/cli-utils` (`pkg/kstatus/status/generic.go`), run
-//! over every status that is written in a namespace.
+//! The status contract: the kstatus algorithm, run over every status that is written in a namespace, and over what an
+//! object has before the first one.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,59 +10,8 @@ use kube::{
     runtime::{WatchStreamExt as _, watcher},
 };
 use tokio::sync::Mutex;
-use trellis_api::{
-    Microservice,
-    condition::{ConditionType, status},
-};
-
-/// What kstatus makes of an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kstatus {
-    /// Being deleted.
-    Terminating,
-    /// Not there yet.
-    InProgress,
-    /// Will not get there by itself.
-    Failed,
-    /// There.
-    Current,
-}
-
-/// The generic algorithm, for a Microservice.
-#[must_use]
-pub fn kstatus(microservice: &Microservice) -> Kstatus {
-    if microservice.metadata.deletion_timestamp.is_some() {
-        return Kstatus::Terminating;
-    }
-    let Some(found) = &microservice.status else {
-        // No status at all: kstatus has nothing to go by and takes the object for current. The first status is
-        // therefore written before the first child; until then nobody has been told anything.
-        return Kstatus::InProgress;
-    };
-    if found.observed_generation != microservice.metadata.generation {
-        return Kstatus::InProgress;
-    }
-    let holds = |type_: ConditionType, wanted: &str| {
-        found
-            .conditions
-            .iter()
-            .any(|c| c.type_ == type_.as_ref() && c.status == wanted)
-    };
-    if holds(ConditionType::Reconciling, status::TRUE) {
-        return Kstatus::InProgress;
-    }
-    if holds(ConditionType::Stalled, status::TRUE) {
-        return Kstatus::Failed;
-    }
-    if found
-        .conditions
-        .iter()
-        .any(|c| c.type_ == ConditionType::Ready.as_ref() && c.status != status::TRUE)
-    {
-        return Kstatus::InProgress;
-    }
-    Kstatus::Current
-}
+use trellis_api::{Microservice, condition::ConditionType, microservice::UNOBSERVED};
+use trellis_testkit::kstatus::{self, Status};
 
 /// Watches the Microservices of a namespace and notes every status that breaks the contract.
 pub struct Watcher {
@@ -111,9 +60,11 @@ async fn check(
     last_generation: &mut BTreeMap<String, i64>,
 ) -> Vec<String> {
     let mut faults = Vec::new();
-    let Some(found) = &microservice.status else {
-        return faults;
+    let seen = match serde_json::to_value(microservice) {
+        Ok(object) => kstatus::compute(&object),
+        Err(error) => return vec![format!("failed to write it as JSON: {error}")],
     };
+    let found = microservice.status.clone().unwrap_or_default();
     for condition in &found.conditions {
         if condition.observed_generation.is_none() || condition.reason.is_empty() {
             faults.push(format!(
@@ -122,21 +73,21 @@ async fn check(
             ));
         }
     }
-    if !found
+    let has_ready = found
         .conditions
         .iter()
-        .any(|c| c.type_ == ConditionType::Ready.as_ref())
-    {
-        faults.push("a status without Ready counts as current".to_owned());
+        .any(|c| c.type_ == ConditionType::Ready.as_ref());
+    if seen == Status::Current && !has_ready {
+        faults.push("current without Ready".to_owned());
     }
-    let observed = found.observed_generation.unwrap_or_default();
+    let observed = found.observed_generation.unwrap_or(UNOBSERVED);
     let uid = microservice.uid().unwrap_or_default();
-    let last = last_generation.entry(uid).or_default();
+    let last = last_generation.entry(uid).or_insert(UNOBSERVED);
     if observed < *last || Some(observed) > microservice.metadata.generation {
         faults.push(format!("observedGeneration went from {last} to {observed}"));
     }
     *last = observed;
-    if kstatus(microservice) == Kstatus::Current {
+    if seen == Status::Current {
         faults.extend(missing_children(client, namespace, microservice).await);
     }
     faults

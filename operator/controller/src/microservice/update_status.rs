@@ -28,11 +28,7 @@ pub struct Error(#[source] pub kube::Error);
 /// # Errors
 /// It could not be written.
 pub async fn first(context: &Context, cr: Arc<Microservice>) -> Result<Arc<Microservice>, super::Error> {
-    if cr
-        .status
-        .as_ref()
-        .is_some_and(|status| status.observed_generation.is_some())
-    {
+    if cr.status.as_ref().is_some_and(MicroserviceStatus::is_written) {
         return Ok(cr);
     }
     let status = decisions::status(&cr, &Outcome::Pending, Timestamp::now());

@@ -8,13 +8,16 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use trellis_api::Microservice;
-use trellis_testkit::control_plane::{OPERATOR_NAMESPACE, User};
+use trellis_testkit::{
+    control_plane::{OPERATOR_NAMESPACE, User},
+    kstatus,
+};
 
 use crate::{
     operator::{Launch, Operator},
@@ -73,6 +76,28 @@ async fn a_kind_that_must_not_be_watched_stops_no_other_and_says_so() {
     for namespace in [plain, scaled] {
         stage.leave(&client, &namespace).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_tool_takes_a_new_object_for_done_before_the_operator_has_seen_it() {
+    let mut stage = Stage::enter().await;
+    let client = stage.client(User::Test).await;
+    let namespace = stage.namespace(&client).await;
+    let microservices: Api<Microservice> = Api::namespaced(client.clone(), &namespace);
+    let object = json!({
+        "apiVersion": "trellis.dev/v1alpha1", "kind": "Microservice", "metadata": {"name": NAME},
+        "spec": {"image": "registry.example/shop:1"},
+    });
+    let created = microservices
+        .create(&PostParams::default(), &serde_json::from_value(object).unwrap())
+        .await
+        .unwrap();
+    let read = microservices.get(NAME).await.unwrap();
+    for object in [created, read] {
+        let object = serde_json::to_value(object).unwrap();
+        assert_eq!(kstatus::compute(&object), kstatus::Status::InProgress, "{object}");
+    }
+    stage.leave(&client, &namespace).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

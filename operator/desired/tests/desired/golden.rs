@@ -15,11 +15,9 @@ use serde::Serialize;
 use similar::TextDiff;
 use trellis_api::{Microservice, MicroserviceStatus, Problem, names};
 use trellis_operator_desired::{Resources, microservice};
+use trellis_testkit::kstatus;
 
-use crate::{
-    case::{self, Case, Pass, inputs, now},
-    kstatus,
-};
+use crate::case::{self, Case, Pass, inputs, now};
 
 /// Fewest cases there may be.
 const LEAST: usize = 25;

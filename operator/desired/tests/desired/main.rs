@@ -4,7 +4,6 @@
 
 mod case;
 mod golden;
-mod kstatus;
 mod properties;
 mod reference;
 mod schema;

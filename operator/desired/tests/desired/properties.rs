@@ -5,11 +5,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use trellis_api::Microservice;
 use trellis_operator_desired::microservice;
+use trellis_testkit::kstatus;
 
-use crate::{
-    case::{Case, folder, inputs, now, template_digest},
-    kstatus,
-};
+use crate::case::{Case, folder, inputs, now, template_digest};
 
 /// Something that happens to a Microservice or around it.
 type Edit = fn(&mut Case);

@@ -8,13 +8,18 @@ use serde_json::Value;
 /// What a tool makes of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
+    /// Not there yet.
     InProgress,
+    /// Will not get there by itself.
     Failed,
+    /// There.
     Current,
+    /// Being deleted.
     Terminating,
 }
 
 /// Reads an object as kstatus does.
+#[must_use]
 pub fn compute(object: &Value) -> Status {
     let deleted = object
         .pointer("/metadata/deletionTimestamp")
@@ -50,6 +55,6 @@ pub fn compute(object: &Value) -> Status {
             _ => {}
         }
     }
-    // No known condition counts as done: the reason why the first status is written before the first child.
+    // No known condition counts as done: the reason why a new object has a status that is about no generation.
     Status::Current
 }
