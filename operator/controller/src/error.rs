@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use kube::runtime::watcher;
+use trellis_operator_desired::microservice::FieldFault;
 
 /// An error with its causes, in one line.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
@@ -28,6 +29,23 @@ pub fn is_namespace_terminating(error: &kube::Error) -> bool {
     causes
         .into_iter()
         .any(|cause| cause.reason == "NamespaceTerminating")
+}
+
+/// What the API server said of fields of an object that it refuses for what it is (422) or for who asks (403); None if
+/// another try may succeed.
+pub fn refusal(error: &kube::Error) -> Option<Vec<FieldFault>> {
+    let kube::Error::Api(status) = error else {
+        return None;
+    };
+    if !matches!(status.code, 403 | 422) {
+        return None;
+    }
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let fields = causes.map(|cause| FieldFault {
+        field: cause.field.clone(),
+        message: cause.message.clone(),
+    });
+    Some(fields.collect())
 }
 
 /// The text of one link; of an answer of the API server its message alone, which names object and reason.
@@ -79,6 +97,29 @@ mod tests {
             "failed to apply Service user: services \"user\" is forbidden: unable to create new content in namespace shop \
              because it is being terminated"
         );
+    }
+
+    #[test]
+    fn what_the_api_server_refuses_for_good_is_told_from_what_another_try_may_get() {
+        let answer = |code: u16| {
+            let answer = json!({
+                "status": "Failure", "code": code, "reason": "x", "message": "y",
+                "details": {"causes": [{
+                    "reason": "FieldValueInvalid", "field": "spec.ports[0].nodePort",
+                    "message": "Invalid value: 30080: provided port is already allocated",
+                }]},
+            });
+            kube::Error::Api(Box::new(serde_json::from_value(answer).unwrap()))
+        };
+        for code in [403, 422] {
+            let fields = refusal(&answer(code)).unwrap();
+            assert_eq!(fields[0].field, "spec.ports[0].nodePort");
+            assert!(fields[0].message.starts_with("Invalid value: 30080: "));
+        }
+        for code in [404, 409, 429, 500, 503, 504] {
+            assert_eq!(refusal(&answer(code)), None, "{code}");
+        }
+        assert_eq!(refusal(&kube::Error::TlsRequired), None);
     }
 
     #[test]

@@ -16,12 +16,12 @@ use k8s_openapi::api::apps::v1::Deployment;
 use kube::{Client, Resource, ResourceExt};
 use tokio::sync::mpsc;
 use trellis_api::Microservice;
-use trellis_operator_desired::microservice::{self as decisions, Outcome, Settings, Validation};
+use trellis_operator_desired::microservice::{self as decisions, ApplyFault, Outcome, Settings, Validation};
 
 use crate::{
     apply::{self, Applier, Owner},
     caches::Caches,
-    error::{chain, is_namespace_terminating},
+    error::{chain, is_namespace_terminating, refusal},
     events::Events,
     key::Key,
     leader::Authority,
@@ -194,10 +194,24 @@ async fn apply_failed(context: &Context, cr: &Arc<Microservice>, error: apply::E
     let outcome = Outcome::ApplyFailed {
         child: child.clone(),
         message: chain(&error),
-        not_owned: matches!(error, apply::Error::NotOwned { .. }),
+        cause: fault(&error),
     };
     update_status::update(context, cr, &outcome).await?;
     next.map_or(Err(error.into()), |after| Ok(Done::Visit(after)))
+}
+
+/// Whether a failed apply is over by itself. What the API server refuses is tried again all the same: a quota may grow.
+fn fault(error: &apply::Error) -> ApplyFault {
+    match error {
+        apply::Error::NotOwned { .. } => ApplyFault::NotOwned,
+        apply::Error::Unwritable { .. } => ApplyFault::Refused { fields: Vec::new() },
+        apply::Error::Refused { source, .. } => {
+            refusal(source).map_or(ApplyFault::Passing, |fields| ApplyFault::Refused { fields })
+        }
+        apply::Error::Leftover { .. } | apply::Error::Stale { .. } | apply::Error::Deposed { .. } => {
+            ApplyFault::Passing
+        }
+    }
 }
 
 fn owner(cr: &Microservice, key: &Key) -> Owner {

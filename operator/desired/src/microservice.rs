@@ -45,6 +45,29 @@ pub struct Validation {
     pub problems: Vec<Problem>,
 }
 
+/// Why a child could not be applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ApplyFault {
+    /// What may be over by the next try: the API server does not answer, or has too much to do.
+    Passing,
+    /// The API server refuses what it is asked for, and will as long as nobody mends the cause.
+    Refused {
+        /// What it said of fields of the child; none if it refuses for another reason.
+        fields: Vec<FieldFault>,
+    },
+    /// An object of that name belongs to somebody else.
+    NotOwned,
+}
+
+/// What the API server said of a field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldFault {
+    /// Path in the child, for example `spec.ports[0].nodePort`.
+    pub field: String,
+    /// What is wrong with it, beginning with the value.
+    pub message: String,
+}
+
 /// How far a pass came.
 #[derive(Debug)]
 pub enum Outcome<'a> {
@@ -61,8 +84,8 @@ pub enum Outcome<'a> {
         child: String,
         /// Answer of the API server.
         message: String,
-        /// Whether the reason is that an object of that name belongs to somebody else.
-        not_owned: bool,
+        /// Whether it is over by itself.
+        cause: ApplyFault,
     },
     /// Every child was applied.
     Applied {

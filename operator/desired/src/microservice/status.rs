@@ -20,11 +20,12 @@ use self::{
     rollout::Rollout,
 };
 use super::{
-    Outcome, PodEvent, Proxy,
+    ApplyFault, Outcome, PodEvent, Proxy,
     validated::{Scaling, Validated},
 };
 use crate::resources::{Applied, Resources};
 
+mod apply_failed;
 mod autoscaler;
 mod bindings;
 mod columns;
@@ -44,9 +45,6 @@ const DETAILS: [ConditionType; 6] = [
     ConditionType::AutoscalerActive,
     ConditionType::Programmed,
 ];
-/// Children's names that Kubernetes uses: the ServiceAccount of every namespace, and the API server's Service. Other
-/// workloads need them, so nobody is told to delete them.
-const OF_EVERY_CLUSTER: [&str; 2] = ["ServiceAccount default", "Service kubernetes"];
 /// Look again so soon while a pod's failure may show in an Event.
 const RECHECK: Duration = Duration::from_secs(2);
 /// Look again so seldom where it takes somebody to mend the cause.
@@ -82,19 +80,19 @@ pub(super) fn status(cr: &Microservice, outcome: &Outcome<'_>, now: Timestamp) -
         Outcome::ApplyFailed {
             child,
             message,
-            not_owned,
+            cause,
         } => {
-            let reason = if *not_owned {
-                Reason::ChildNotOwned
-            } else {
-                Reason::ApplyFailed
+            let reason = match cause {
+                ApplyFault::NotOwned => Reason::ChildNotOwned,
+                ApplyFault::Passing | ApplyFault::Refused { .. } => Reason::ApplyFailed,
             };
-            let message = apply_failed(child, message, *not_owned);
+            let message = apply_failed::message(cr, child, message, cause);
             conditions.set(ConditionType::Ready, Verdict::bad(reason, &message));
-            if *not_owned {
-                stuck(&mut conditions, reason, &message);
-            } else {
-                going_on(&mut conditions, reason, &message);
+            match cause {
+                ApplyFault::Passing => going_on(&mut conditions, reason, &message),
+                ApplyFault::Refused { .. } | ApplyFault::NotOwned => {
+                    stuck(&mut conditions, reason, &message);
+                }
             }
             keep_details(
                 &mut conditions,
@@ -292,22 +290,6 @@ fn first_error(problems: &[Problem]) -> String {
         [] => "the spec has faults".to_owned(),
         [only] => only.to_string(),
         [first, rest @ ..] => format!("{first} (and {} more in status.problems)", rest.len()),
-    }
-}
-
-fn apply_failed(child: &str, message: &str, not_owned: bool) -> String {
-    if not_owned && OF_EVERY_CLUSTER.contains(&child) {
-        format!(
-            "{child} is made by Kubernetes itself and cannot be owned by this Microservice: rename the Microservice"
-        )
-    } else if not_owned {
-        format!(
-            "{child} exists and is not owned by this Microservice: delete or rename it, or rename the Microservice"
-        )
-    } else if message.contains(child) {
-        conditions::shorten(message)
-    } else {
-        format!("failed to apply {child}: {}", conditions::shorten(message))
     }
 }
 

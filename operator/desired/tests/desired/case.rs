@@ -19,7 +19,10 @@ use serde_json::Value;
 use trellis_api::{Microservice, MicroserviceStatus, Problem, names};
 use trellis_operator_desired::{
     Applied, Resources,
-    microservice::{self, Answer, Fetched, Outcome, PodEvent, Proxy, Refused, Settings, Validation},
+    microservice::{
+        self, Answer, ApplyFault, Fetched, FieldFault, Outcome, PodEvent, Proxy, Refused, Settings,
+        Validation,
+    },
 };
 
 /// When every golden pass happens.
@@ -56,7 +59,7 @@ pub enum End {
     ApplyFailed {
         child: String,
         message: String,
-        not_owned: bool,
+        cause: ApplyFault,
     },
 }
 
@@ -112,7 +115,7 @@ impl Case {
                 self.end = Some(End::ApplyFailed {
                     child: document["child"].as_str().unwrap().to_owned(),
                     message: document["message"].as_str().unwrap_or_default().to_owned(),
-                    not_owned: document["notOwned"].as_bool().unwrap_or_default(),
+                    cause: cause(&document),
                 });
             }
             other => panic!("a golden input has no documents of kind {other:?}"),
@@ -151,11 +154,11 @@ impl Case {
             Some(End::ApplyFailed {
                 child,
                 message,
-                not_owned,
+                cause,
             }) => Outcome::ApplyFailed {
                 child: child.clone(),
                 message: message.clone(),
-                not_owned: *not_owned,
+                cause: cause.clone(),
             },
             None => Outcome::Applied {
                 validated: &validated,
@@ -324,6 +327,23 @@ fn taken(pod: &str) -> Proxy {
             in_use: "newest".to_owned(),
             refused: None,
         }),
+    }
+}
+
+fn cause(document: &Value) -> ApplyFault {
+    if document["notOwned"] == true {
+        return ApplyFault::NotOwned;
+    }
+    let Some(refused) = document["refused"].as_array() else {
+        return ApplyFault::Passing;
+    };
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let fields = refused.iter().map(|fault| FieldFault {
+        field: text(&fault["field"]),
+        message: text(&fault["message"]),
+    });
+    ApplyFault::Refused {
+        fields: fields.collect(),
     }
 }
 
