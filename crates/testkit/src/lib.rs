@@ -13,4 +13,5 @@ pub mod openapi;
 pub mod otlp;
 pub mod postgres;
 pub mod requests;
+pub mod restore;
 pub mod wait;

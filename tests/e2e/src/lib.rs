@@ -19,4 +19,5 @@ pub mod wait;
 
 pub use cluster::Cluster;
 pub use namespace::with_namespace;
+pub use trellis_testkit::restore::restoring;
 pub use wait::eventually;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::{eventually, http, image, namespace::with_namespace_alone, wait::until_ready};
+use e2e::{eventually, http, image, namespace::with_namespace_alone, restoring, wait::until_ready};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
     Api, ResourceExt,
@@ -49,10 +49,11 @@ async fn without_the_operator_restarted_pods_serve_and_are_reached() {
         until_ready(&services, "gateway").await;
 
         let replicas = operator.get(OPERATOR).await?.spec.unwrap().replicas.unwrap_or(1);
-        scale_operator(&operator, 0).await?;
-        let outcome = replace_every_pod(&cluster, &ns, &pods).await;
-        scale_operator(&operator, replicas).await?;
-        outcome
+        let body = async {
+            scale_operator(&operator, 0).await?;
+            replace_every_pod(&cluster, &ns, &pods).await
+        };
+        restoring(body, scale_operator(&operator, replicas)).await
     })
     .await;
 }

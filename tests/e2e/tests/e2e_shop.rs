@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use e2e::{
     Cluster,
     cluster::{own_operator, share_operator},
-    eventually, http,
+    eventually, http, restoring,
     wait::{until, until_ready},
 };
 use kube::{
@@ -102,12 +102,16 @@ async fn without_the_user_service_an_order_is_put_off_and_not_stored() -> Result
     let username = new_user(&shop).await?;
     let services: Api<Microservice> = Api::namespaced(cluster.client.clone(), "shop");
     let before = services.get("user").await?.spec.replicas;
-    scale(&services, "user", 0).await?;
-
-    let outcome = order_without_users(&services, &shop, &username).await;
-    scale(&services, "user", before.unwrap_or(1)).await?;
-    until_ready(&services, "user").await;
-    outcome?;
+    let body = async {
+        scale(&services, "user", 0).await?;
+        order_without_users(&services, &shop, &username).await
+    };
+    let restore = async {
+        scale(&services, "user", before.unwrap_or(1)).await?;
+        until_ready(&services, "user").await;
+        Ok(())
+    };
+    restoring(body, restore).await?;
 
     // Twenty in a row: each gateway and each sidecar of order has heard of the new pods, and the next test can begin.
     eventually(

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Cluster, cluster::own_operator, eventually, http, wait::until_rolled_out};
+use e2e::{Cluster, cluster::own_operator, eventually, http, restoring, wait::until_rolled_out};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
     Api, ResourceExt,
@@ -43,10 +43,11 @@ async fn an_order_is_one_trace_from_the_gateway_to_the_user_service_and_every_lo
         SocketAddr::new(address_towards_pods(&cluster).await?, collector.address().port())
     );
 
-    export_traces_to(&cluster, Some(&endpoint)).await?;
-    let outcome = order_and_look(&cluster, &collector).await;
-    export_traces_to(&cluster, None).await?;
-    outcome
+    let body = async {
+        export_traces_to(&cluster, Some(&endpoint)).await?;
+        order_and_look(&cluster, &collector).await
+    };
+    restoring(body, export_traces_to(&cluster, None)).await
 }
 
 async fn order_and_look(cluster: &Cluster, collector: &Collector) -> Result<()> {

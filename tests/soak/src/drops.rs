@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use ::http::StatusCode;
 use anyhow::{Context as _, Result, bail, ensure};
-use e2e::{Cluster, cluster::own_operator, http};
+use e2e::{Cluster, cluster::own_operator, http, restoring};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -15,7 +15,7 @@ use crate::{
     load::{Load, Rate},
     report::{Machine, Report, Run},
     sample::Summary,
-    shop::{Before, Shop},
+    shop::Shop,
     traffic::Traffic,
 };
 
@@ -62,20 +62,17 @@ pub async fn run(cluster: &Cluster, options: &Options) -> Result<Report> {
     let _lock = own_operator().await?;
     let shop = Shop::new(cluster);
     let before = shop.before().await?;
-    let outcome = tokio::select! {
-        outcome = under_load(cluster, &shop, options) => outcome,
-        name = interrupted() => name.and_then(|name| bail!("ended by {name}")),
+    let body = async {
+        tokio::select! {
+            outcome = under_load(cluster, &shop, options) => outcome,
+            name = interrupted() => name.and_then(|name| bail!("ended by {name}")),
+        }
     };
-    eprintln!("    putting the shop back as it was");
-    put_back(&shop, &before, outcome).await
-}
-
-async fn put_back(shop: &Shop, before: &Before, outcome: Result<Report>) -> Result<Report> {
-    match (outcome, shop.put_back(before).await) {
-        (Ok(report), restored) => restored.map(|()| report),
-        (Err(error), Ok(())) => Err(error),
-        (Err(error), Err(restoring)) => Err(error.context(format!("{restoring:#}; before that"))),
-    }
+    let restore = async {
+        eprintln!("    putting the shop back as it was");
+        shop.put_back(&before).await
+    };
+    restoring(body, restore).await
 }
 
 async fn under_load(cluster: &Cluster, shop: &Shop, options: &Options) -> Result<Report> {
