@@ -13,7 +13,7 @@
 //! are taken anew only when the Deployment and the pods agree that nothing is on its way. No message has a number or a
 //! time in it that changes by itself.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{cmp::Reverse, collections::BTreeSet, time::Duration};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde::Deserialize;
@@ -165,14 +165,17 @@ impl<'a> Tally<'a> {
                 ),
             ));
         }
+        // Of several that are overdue the one that is silent for longest: it is named until it answers.
         let overdue = self
             .proxies
             .iter()
-            .any(|proxy| lags(self.document, proxy).is_some() && proxy.waited.min(asked) >= PATIENCE);
-        overdue.then(|| {
+            .filter(|proxy| proxy.waited.min(asked) >= PATIENCE)
+            .filter_map(|proxy| Some((proxy, lags(self.document, proxy)?.0)))
+            .max_by_key(|(proxy, _)| (proxy.waited, Reverse(&proxy.pod)));
+        overdue.map(|(proxy, reason)| {
             Verdict::unknown(
                 Reason::ProxiesBehind,
-                format!("the proxy of pod {pod} {}{more}", reason_text(*reason)),
+                format!("the proxy of pod {} {}{more}", proxy.pod, reason_text(reason)),
             )
         })
     }

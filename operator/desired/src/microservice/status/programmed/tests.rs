@@ -161,6 +161,22 @@ fn a_pending_document_is_told_once_then_what_became_of_it() {
 }
 
 #[test]
+fn the_proxy_that_is_overdue_is_named_and_not_one_that_may_still_answer() {
+    let at_rest = resources("new", 3, 3);
+    let said = pass(&MicroserviceStatus::default(), &at_rest, &proxies("+++", 99), NOW);
+    let proxies = [(0, 'o', 5), (1, 'o', 40), (2, '-', 31)];
+    let proxies = proxies.map(|(index, sign, waited)| proxy(index, sign, Duration::from_secs(waited)));
+    let status = pass(&said, &at_rest, &proxies, NOW);
+    let condition = &status.conditions[0];
+    assert_eq!(condition.reason, Reason::ProxiesBehind.as_ref());
+    assert!(
+        condition.message.contains("pod user-1 is connected") && condition.message.contains("2 more"),
+        "{}",
+        condition.message
+    );
+}
+
+#[test]
 fn every_document_has_its_own_patience() {
     let nothing = MicroserviceStatus::default();
     let first = pass(&nothing, &resources("first", 2, 2), &proxies("oo", 99), NOW);
