@@ -127,4 +127,49 @@ mod tests {
             })]
         );
     }
+
+    /// What `rules` of roles grant that the operator must not have: a right to Secrets, by name or by wildcard.
+    fn excessive(objects: &[Value]) -> Vec<&Value> {
+        let names = |rule: &Value, field: &str| -> Vec<String> {
+            let all = rule[field].as_array().into_iter().flatten();
+            all.filter_map(|name| name.as_str().map(str::to_owned)).collect()
+        };
+        let rules = objects
+            .iter()
+            .flat_map(|object| object["rules"].as_array().into_iter().flatten());
+        rules
+            .filter(|rule| {
+                let resources = names(rule, "resources");
+                let all = ["apiGroups", "verbs"].iter().flat_map(|field| names(rule, field));
+                resources
+                    .iter()
+                    .any(|name| name.split('/').next() == Some("secrets"))
+                    || all.chain(resources).any(|name| name.contains('*'))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_operator_has_no_right_to_secrets_by_name_or_by_wildcard() {
+        let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests");
+        let mut files = yaml_files(&manifests.join("base/operator")).unwrap();
+        files.push(manifests.join("install.yaml"));
+        let mut rules = 0;
+        for file in files {
+            let objects = parse(&fs::read_to_string(&file).unwrap()).unwrap();
+            assert_eq!(excessive(&objects), Vec::<&Value>::new(), "{}", file.display());
+            rules += objects.iter().filter(|object| object["rules"].is_array()).count();
+        }
+        assert!(rules >= 4, "two roles, each in two places: {rules}");
+        for rule in [
+            "{apiGroups: [''], resources: [pods, secrets], verbs: [get]}",
+            "{apiGroups: [''], resources: [secrets/status], verbs: [get]}",
+            "{apiGroups: [''], resources: ['*'], verbs: [get]}",
+            "{apiGroups: ['*'], resources: [pods], verbs: [get]}",
+            "{apiGroups: [''], resources: [pods], verbs: ['*']}",
+        ] {
+            let objects = parse(&format!("kind: ClusterRole\nrules: [{rule}]\n")).unwrap();
+            assert_eq!(excessive(&objects).len(), 1, "{rule}");
+        }
+    }
 }
