@@ -33,6 +33,9 @@ const FILE: &str = "services/user/src/main.rs";
 /// How long a second `up` may take.
 const QUICK: Duration = Duration::from_secs(15);
 
+/// Why the checks cannot be made.
+pub const IMPOSSIBLE: &str = "these checks are of the local provider, as root";
+
 /// What each container is: pod, its id, and how often its containers were started again.
 type Pods = BTreeMap<String, (String, i64)>;
 
@@ -45,10 +48,7 @@ pub fn is_possible(paths: &Paths) -> bool {
 
 /// Runs every check and prints the times.
 pub fn check(paths: &Paths) -> Result<()> {
-    ensure!(
-        is_possible(paths),
-        "these checks are of the local provider, as root"
-    );
+    ensure!(is_possible(paths), "{IMPOSSIBLE}");
     let provider = provider::choose(paths, None, &Options::default())?;
     // The lock of the end-to-end tests: what they look at is about to go away.
     let tests = File::create(std::env::temp_dir().join("trellis-e2e.lock"))

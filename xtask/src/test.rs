@@ -73,16 +73,10 @@ pub fn run(paths: &Paths, with_cluster: bool, fresh: bool) -> Result<()> {
                 },
             )
         });
-        if report.last() == Some(Outcome::Passed) {
-            report.step("end to end", || end_to_end(paths));
-            if lifecycle::is_possible(paths) {
-                report.step("cluster", || lifecycle::check(paths));
-            }
-        } else {
-            report
-                .steps
-                .push(("end to end", Outcome::Skipped, Duration::ZERO));
-        }
+        let down = (report.last() != Some(Outcome::Passed)).then_some("the cluster is not up");
+        report.step_unless(down, "end to end", || end_to_end(paths));
+        let elsewhere = || (!lifecycle::is_possible(paths)).then_some(lifecycle::IMPOSSIBLE);
+        report.step_unless(down.or_else(elsewhere), "cluster", || lifecycle::check(paths));
     }
     eprintln!("\n{}", report.table());
     match report.failed() {
@@ -105,6 +99,20 @@ impl Report {
         self.steps.push((name, outcome, began.elapsed()));
     }
 
+    /// A step that an obstacle leaves out is in the table all the same; it is no failure of its own.
+    fn step_unless(
+        &mut self,
+        obstacle: Option<&str>,
+        name: &'static str,
+        check: impl FnOnce() -> Result<()>,
+    ) {
+        let Some(obstacle) = obstacle else {
+            return self.step(name, check);
+        };
+        eprintln!("\n==> {name}\nskipped: {obstacle}");
+        self.steps.push((name, Outcome::Skipped, Duration::ZERO));
+    }
+
     fn last(&self) -> Option<Outcome> {
         self.steps.last().map(|(_, outcome, _)| *outcome)
     }
@@ -112,7 +120,7 @@ impl Report {
     fn failed(&self) -> Vec<&'static str> {
         self.steps
             .iter()
-            .filter(|(_, outcome, _)| *outcome != Outcome::Passed)
+            .filter(|(_, outcome, _)| *outcome == Outcome::Failed)
             .map(|(name, ..)| *name)
             .collect()
     }
@@ -160,5 +168,19 @@ mod tests {
         assert_eq!(report.failed(), ["a"]);
         assert_eq!(report.last(), Some(Outcome::Passed));
         assert_eq!(report.table().lines().count(), 2);
+    }
+
+    #[test]
+    fn a_step_that_is_left_out_is_in_the_table_and_no_failure() {
+        let mut report = Report::default();
+        report.step_unless(Some("not here"), "a", || bail!("it ran"));
+        report.step_unless(None, "b", || bail!("no"));
+        assert_eq!(report.failed(), ["b"]);
+        let table = report.table();
+        let rows: Vec<Vec<&str>> = table
+            .lines()
+            .map(|row| row.split_whitespace().collect())
+            .collect();
+        assert_eq!((rows[0][1], rows[1][1]), ("Skipped", "Failed"));
     }
 }
