@@ -21,7 +21,7 @@ use trellis_testkit::{
 
 use crate::{
     operator::{Launch, Operator},
-    scenario::{NAME, Scenario},
+    scenario::{NAME, Scenario, apply_named},
     settled::settled,
     stage::Stage,
 };
@@ -96,6 +96,45 @@ async fn no_tool_takes_a_new_object_for_done_before_the_operator_has_seen_it() {
     for object in [created, read] {
         let object = serde_json::to_value(object).unwrap();
         assert_eq!(kstatus::compute(&object), kstatus::Status::InProgress, "{object}");
+    }
+    stage.leave(&client, &namespace).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_port_that_is_taken_stalls_and_names_the_listener() {
+    let mut stage = Stage::enter().await;
+    let client = stage.client(User::Test).await;
+    let namespace = stage.namespace(&client).await;
+    let _operator = Operator::start(&stage.cluster, &Launch::default()).await;
+    let microservices: Api<Microservice> = Api::namespaced(client.clone(), &namespace);
+    for (name, plain) in [("first", 80), ("second", 81)] {
+        let listeners =
+            json!([{"name": "plain", "port": plain}, {"name": "http", "port": 90, "nodePort": 30_010}]);
+        apply_named(
+            &client,
+            &namespace,
+            name,
+            json!({"gateway": {"listeners": listeners}}),
+        )
+        .await;
+        until(
+            "the first has the port and the second says that it has not",
+            async || {
+                let status = microservices.get(name).await.unwrap().status.unwrap_or_default();
+                let says = |type_: &str, part: &str| {
+                    let mut all = status.conditions.iter();
+                    all.any(|c| c.type_ == type_ && c.status == "True" && c.message.contains(part))
+                };
+                match name {
+                    "first" => !status.children.is_empty(),
+                    _ => says(
+                        "Stalled",
+                        "spec.gateway.listeners[1].nodePort: 30010 cannot be had",
+                    ),
+                }
+            },
+        )
+        .await;
     }
     stage.leave(&client, &namespace).await;
 }
