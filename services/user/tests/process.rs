@@ -34,23 +34,34 @@ fn text(output: &Output) -> String {
 struct Running {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
+    passed: Vec<Value>,
 }
 
 impl Running {
     fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, lines }
+        Self {
+            child,
+            lines,
+            passed: Vec::new(),
+        }
     }
 
-    /// Reads log lines up to the one with `message`.
+    /// The log line with `message`: one that was passed on the way to another, or the next of those to come. Parts of
+    /// the process start beside each other and speak in any order.
     fn line(&mut self, message: &str) -> Value {
-        let mut seen = self
-            .lines
-            .by_ref()
-            .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
-        seen.find(|line| line["message"] == message)
-            .unwrap_or_else(|| panic!("no line {message:?}"))
+        if let Some(at) = self.passed.iter().position(|line| line["message"] == message) {
+            return self.passed.remove(at);
+        }
+        for line in self.lines.by_ref() {
+            let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            if line["message"] == message {
+                return line;
+            }
+            self.passed.push(line);
+        }
+        panic!("no line {message:?}");
     }
 
     fn leave(&mut self) -> Option<i32> {
