@@ -28,10 +28,10 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::runtime::{self, Runtime};
+use tracing::subscriber::SetGlobalDefaultError;
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 pub use crate::trace;
 
@@ -80,7 +80,7 @@ pub enum Error {
     Runtime(#[source] std::io::Error),
     /// Telemetry was set up before.
     #[error("failed to install the log subscriber")]
-    Install(#[from] TryInitError),
+    Install(#[from] SetGlobalDefaultError),
 }
 
 /// Sets up logs and traces for the process: JSON lines on stdout, the W3C propagator and the tracer
@@ -102,9 +102,10 @@ pub fn init(service_name: &str) -> Result<Telemetry, Error> {
         .with_location(false)
         .with_threads(false)
         .with_tracked_inactivity(false);
-    tracing_subscriber::registry()
-        .with(spans.and_then(lines).with_filter(filter))
-        .try_init()?;
+    // Not `try_init`: where some crate of the build asks for `tracing-log`, that takes over the `log` crate as well. What
+    // a process logs must not depend on what is built beside it.
+    let subscriber = tracing_subscriber::registry().with(spans.and_then(lines).with_filter(filter));
+    tracing::subscriber::set_global_default(subscriber)?;
     Ok(telemetry)
 }
 
