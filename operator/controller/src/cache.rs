@@ -18,7 +18,8 @@
 //!
 //! Guarantees: an older version never replaces a newer one, compared as integers (KEP-5504, stable since 1.35); a late
 //! `Delete` of a predecessor never removes an object of the same name that came after it.
-//! Caveat: an own write that the watch has not confirmed survives one relist that does not show it, and no second one.
+//! Caveat: an own write that the watch has not confirmed survives one relist that does not show it, and no second one. A
+//! Microservice that was deleted in that gap goes when the API server answers a write of its status with 404.
 
 use std::{
     collections::{BTreeSet, HashMap},
