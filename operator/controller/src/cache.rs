@@ -18,8 +18,8 @@
 //!
 //! Guarantees: an older version never replaces a newer one, compared as integers (KEP-5504, stable since 1.35); a late
 //! `Delete` of a predecessor never removes an object of the same name that came after it.
-//! Caveat: an own write that the watch has not confirmed survives one relist that does not show it, and no second one. A
-//! Microservice that was deleted in that gap goes when the API server answers a write of its status with 404.
+//! A relist wins over every own write whose answer came before it began: lists are asked for as of now. An answer that came
+//! meanwhile may be younger than the list, so it survives this one and no second one.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -76,7 +76,7 @@ struct Entry<K> {
     version: u64,
     uid: Option<String>,
     microservice: Option<Key>,
-    /// Known from an own write only; no watch has confirmed it.
+    /// Known from an own write only: no watch has confirmed it, and no list has begun since.
     unconfirmed: bool,
 }
 
@@ -137,7 +137,7 @@ impl<K: Resource> Cache<K> {
     pub fn observe(&self, event: Event<K>) -> impl Iterator<Item = Change<K>> + use<K> {
         let changes = match event {
             Event::Init => {
-                self.write().listing = Some(HashMap::new());
+                self.write().begin_list();
                 Vec::new()
             }
             Event::InitApply(object) => {
@@ -313,8 +313,15 @@ impl<K: Resource> Inner<K> {
         }
     }
 
-    /// A list is complete: it wins over everything but own writes that the watch has not confirmed yet, which may be
-    /// younger than the list.
+    /// A list is about to be asked for, so it will show what was written before, or that it is gone.
+    fn begin_list(&mut self) {
+        self.listing = Some(HashMap::new());
+        for entry in self.entries.values_mut() {
+            entry.unconfirmed = false;
+        }
+    }
+
+    /// A list is complete: it wins over everything but what was written since it began, which may be younger.
     fn relisted(&mut self) -> Vec<KeptChange<K>> {
         let listed = self.listing.take().unwrap_or_default();
         let mut changes = Vec::new();

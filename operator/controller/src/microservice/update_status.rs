@@ -57,16 +57,6 @@ pub async fn update(
     Ok(status)
 }
 
-/// Whether the API server says that this very object does not exist. It also answers 404 while it does not serve the kind
-/// yet, just after its start; then it names no object.
-fn is_gone(error: &kube::Error, cr: &Microservice) -> bool {
-    let kube::Error::Api(status) = error else {
-        return false;
-    };
-    let named = status.details.as_ref().map(|details| details.name.as_str());
-    status.is_not_found() && named.is_some() && named == cr.metadata.name.as_deref()
-}
-
 async fn write(
     context: &Context,
     cr: &Microservice,
@@ -93,12 +83,6 @@ async fn write(
             context
                 .metrics
                 .wrote(&kind, Verb::Status, metrics::Outcome::Failed);
-            if is_gone(&error, cr) {
-                // A relist spares what was written last and the watch had not confirmed yet. This one was deleted in
-                // the gap, and no event will ever say so.
-                let gone = Observed::Readable(Arc::new(cr.clone()));
-                context.caches.microservices.deleted(&gone);
-            }
             Error(error)
         })?;
     let unchanged = written.resource_version() == cr.resource_version();
@@ -119,25 +103,4 @@ async fn write(
         let _ = context.triggers.send(trigger);
     }
     Ok(written.readable().cloned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_object_is_gone_only_if_the_answer_names_it() {
-        let cr: Microservice =
-            serde_json::from_value(json!({"metadata": {"name": "user"}, "spec": {}})).unwrap();
-        let answer = |details: serde_json::Value| {
-            let status = json!({"status": "Failure", "reason": "NotFound", "code": 404, "details": details});
-            kube::Error::Api(serde_json::from_value(status).unwrap())
-        };
-        assert!(is_gone(
-            &answer(json!({"name": "user", "kind": "microservices"})),
-            &cr
-        ));
-        assert!(!is_gone(&answer(json!({"name": "other"})), &cr));
-        assert!(!is_gone(&answer(json!({})), &cr));
-    }
 }
