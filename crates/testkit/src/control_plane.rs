@@ -242,7 +242,11 @@ impl ControlPlane {
         Ok(())
     }
 
-    fn install(&self, manifests: &Path) -> Result<()> {
+    /// Makes the definitions and the operator's rights what `manifests` say.
+    ///
+    /// # Errors
+    /// kubectl failed; its output is in the error.
+    pub fn install(&self, manifests: &Path) -> Result<()> {
         let operator = manifests.join("base/operator");
         // The namespace comes first in the list, and so is there when the others come.
         let rights = ["namespace", "service-account", "cluster-role", "role"];

@@ -1,6 +1,6 @@
 //! The control plane, shared by the tests of this process and lent to one at a time.
 
-use std::path::Path;
+use std::{mem, path::Path};
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
@@ -8,9 +8,12 @@ use kube::{
     api::{DeleteParams, ObjectMeta, PostParams},
 };
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
-use trellis_testkit::control_plane::{
-    ControlPlane, User,
-    audit::{Log, Write},
+use trellis_testkit::{
+    control_plane::{
+        ControlPlane, User,
+        audit::{Log, Write},
+    },
+    wait,
 };
 
 const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests");
@@ -23,6 +26,8 @@ pub struct Stage {
     pub cluster: ControlPlane,
     log: Log,
     namespaces: u32,
+    /// Those that nobody has let go yet.
+    in_use: Vec<String>,
 }
 
 impl Stage {
@@ -35,9 +40,30 @@ impl Stage {
                 cluster,
                 log,
                 namespaces: 0,
+                in_use: Vec::new(),
             })
         });
-        stage.await.lock().await
+        let mut stage = stage.await.lock().await;
+        stage.clear().await;
+        stage
+    }
+
+    /// Takes away what a test has left that failed, so that it fails no other: an operator sees the whole cluster.
+    async fn clear(&mut self) {
+        if self.in_use.is_empty() {
+            return;
+        }
+        self.cluster.install(Path::new(MANIFESTS)).unwrap();
+        let client = self.client(User::Test).await;
+        let namespaces = Api::<Namespace>::all(client.clone());
+        for name in mem::take(&mut self.in_use) {
+            // It may have let it go by other means.
+            let _ = namespaces.delete(&name, &DeleteParams::background()).await;
+            wait::until(&format!("{name} is gone"), async || {
+                namespaces.get_opt(&name).await.is_ok_and(|found| found.is_none())
+            })
+            .await;
+        }
     }
 
     /// A client; one for each test, because it lives in the test's runtime.
@@ -59,11 +85,13 @@ impl Stage {
         };
         let api = Api::<Namespace>::all(client.clone());
         api.create(&PostParams::default(), &namespace).await.unwrap();
+        self.in_use.push(name.clone());
         name
     }
 
     /// Lets a namespace go; what is in it goes in the background.
-    pub async fn leave(&self, client: &Client, namespace: &str) {
+    pub async fn leave(&mut self, client: &Client, namespace: &str) {
+        self.in_use.retain(|name| name != namespace);
         let api = Api::<Namespace>::all(client.clone());
         api.delete(namespace, &DeleteParams::background()).await.unwrap();
     }

@@ -29,7 +29,6 @@ const MORE_PATCHES: u32 = 2;
 const MORE_STATUSES: u32 = 4;
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "does not come to rest every time; under investigation"]
 async fn two_operators_that_both_believe_to_lead_come_to_the_same_end_and_rest() {
     let mut stage = Stage::enter().await;
     let client = stage.client(User::Test).await;
