@@ -41,15 +41,21 @@ impl Applier {
             None => self.look(&api, &key, &name).await?,
         };
         let unwritable = |source| Error::Unwritable {
-            child: name.clone(),
+            child: describe::<K>(&key.name),
             source,
         };
         let mut patch = serde_json::to_value(&wanted).map_err(unwritable)?;
         let mut parameters = PatchParams::apply(names::FIELD_MANAGER);
+        // What is not wanted in lists that are ours, and may be what was wanted before: the apply takes that out by itself.
+        let mut unwanted = None;
         if let Some(live) = &mut live {
             guard::check(owner, &**live)?;
             let mut have = serde_json::to_value(&**live).map_err(unwritable)?;
-            if let Some(lists) = whole_lists::patch(&patch, &have) {
+            unwanted = whole_lists::patch(&patch, &have);
+            // If what is wanted was applied before, it is a rival's.
+            if digest_of(&have) == digest_of(&patch)
+                && let Some(lists) = unwanted.take()
+            {
                 *live = self.clear_lists(owner, &api, live, lists, name.clone()).await?;
                 have = serde_json::to_value(&**live).map_err(unwritable)?;
             }
@@ -75,12 +81,26 @@ impl Applier {
         if matches!(basis, Basis::Live(_)) && is_conflict(&answer) {
             return Err(self.stale(&api, &key, name).await);
         }
+        if let (Some(live), Some(lists)) = (&live, &unwanted)
+            && is_invalid(&answer)
+        {
+            // Both a user and a rival have changed it: the apply puts ours beside theirs, and two of a name are refused.
+            self.clear_lists(owner, &api, live, lists.clone(), name.clone())
+                .await?;
+            return Err(Error::Stale { child: name });
+        }
         let before = live
             .as_ref()
             .and_then(|live| live.meta().resource_version.clone());
-        let applied = self.take_in(owner, "apply", name, before.as_deref(), answer)?;
+        let mut applied = self.take_in(owner, "apply", name.clone(), before.as_deref(), answer)?;
         if before.is_some() && applied.meta().resource_version == before {
             self.settle(&patch, &*applied);
+        }
+        if unwanted.is_some() {
+            let have = serde_json::to_value(&*applied).map_err(unwritable)?;
+            if let Some(lists) = whole_lists::patch(&patch, &have) {
+                applied = self.clear_lists(owner, &api, &applied, lists, name).await?;
+            }
         }
         Ok((*applied).clone())
     }
@@ -162,6 +182,10 @@ impl Applier {
             settled.insert(uid.clone(), (version.clone(), digest.to_owned()));
         }
     }
+}
+
+fn is_invalid<K>(answer: &Result<K, kube::Error>) -> bool {
+    matches!(answer, Err(kube::Error::Api(status)) if status.is_invalid())
 }
 
 fn is_conflict<K>(answer: &Result<K, kube::Error>) -> bool {

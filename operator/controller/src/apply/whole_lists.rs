@@ -3,8 +3,8 @@
 //! Server-side apply merges some lists by key. A rival that edits the key of an item (the number of a Service's port)
 //! makes it an item of its own: the next apply puts ours back beside it and cannot take the rival's away. Two ports of one
 //! name are then refused, and the child stays broken until a person looks. So in these lists whatever is not wanted
-//! goes, by a merge patch of the list, before the apply. A Service's ports and a container's are what the mesh is
-//! made of; nobody else has business there.
+//! goes, by a merge patch of the list, unless the apply itself takes it out, because it was wanted before. A Service's
+//! ports and a container's are what the mesh is made of; nobody else has business there.
 //!
 //! Everywhere else what others add stays theirs: containers, variables, mounts.
 //!

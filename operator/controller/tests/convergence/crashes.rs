@@ -213,6 +213,10 @@ impl Matrix {
         let most_statuses = ends.iter().map(|end| end.statuses).max().unwrap_or_default();
         let end = ends.remove(0);
         assert_eq!(wrong_replicas(scenario, &end), None, "{scenario:?}");
+        if scenario.is_one_edit() {
+            let once = end.children.values().all(|times| *times == 1);
+            assert!(once, "{scenario:?} rolls more than once: {:?}", end.children);
+        }
         for other in ends {
             if let Some(difference) = other.difference(&end) {
                 panic!("{scenario:?} does not come to the same end twice:\n{difference}");

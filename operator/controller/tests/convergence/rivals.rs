@@ -15,7 +15,7 @@ use trellis_testkit::control_plane::User;
 use crate::{
     end_state::{self, CHILDREN, EndState, Kind},
     operator::{Launch, Operator},
-    scenario::{NAME, Scenario},
+    scenario::{self, NAME, Scenario},
     settled::settled,
     stage::Stage,
 };
@@ -84,29 +84,7 @@ async fn a_rival_that_edits_the_key_of_a_list_item_loses_it_again() {
     ] {
         let theirs = children(&rival, namespace, kind);
         let before = theirs.get(NAME).await.unwrap();
-        // Again if a controller was faster.
-        until("the rival has edited", async || {
-            let mut edited = serde_json::to_value(theirs.get(NAME).await.unwrap()).unwrap();
-            let item = edited
-                .pointer_mut(list)
-                .and_then(|items| items.get_mut(0))
-                .unwrap();
-            item[key] = if item[key].is_number() {
-                json!(12_345)
-            } else {
-                json!("rack")
-            };
-            edited["metadata"]
-                .as_object_mut()
-                .unwrap()
-                .remove("managedFields");
-            let edited: DynamicObject = serde_json::from_value(edited).unwrap();
-            theirs
-                .replace(NAME, &PostParams::default(), &edited)
-                .await
-                .is_ok()
-        })
-        .await;
+        edit_key(&theirs, list, key).await;
         let ours = children(&client, namespace, kind);
         let wanted = keys_in(&before, list, key);
         until("the list is as it was", async || {
@@ -115,7 +93,48 @@ async fn a_rival_that_edits_the_key_of_a_list_item_loses_it_again() {
         .await;
     }
     settled(&mut stage, &client, &mut operator, &namespaces).await;
+
+    // The same while a user edits the list, too: the two come to the operator as one change.
+    operator.kill();
+    edit_key(&children(&rival, namespace, CHILDREN[1]), "/spec/ports", "port").await;
+    let ports = json!([
+        {"name": "http", "port": 8080}, {"name": "grpc", "port": 9100, "protocol": "GRPC"}]);
+    let spec = json!({"image": "registry.example/shop:1", "ports": ports});
+    scenario::apply(&client, namespace, spec).await;
+    let mut operator = Operator::start(&stage.cluster, &Launch::default()).await;
+    let ours = children(&client, namespace, CHILDREN[1]);
+    until("the list is as the user wants it", async || {
+        keys_in(&ours.get(NAME).await.unwrap(), "/spec/ports", "port") == ["8080", "9100"]
+    })
+    .await;
+    settled(&mut stage, &client, &mut operator, &namespaces).await;
     stage.leave(&client, namespace).await;
+}
+
+/// Changes the key of a list's first item; again if a controller was faster.
+async fn edit_key(theirs: &Api<DynamicObject>, list: &str, key: &str) {
+    until("the rival has edited", async || {
+        let mut edited = serde_json::to_value(theirs.get(NAME).await.unwrap()).unwrap();
+        let item = edited
+            .pointer_mut(list)
+            .and_then(|items| items.get_mut(0))
+            .unwrap();
+        item[key] = if item[key].is_number() {
+            json!(12_345)
+        } else {
+            json!("rack")
+        };
+        edited["metadata"]
+            .as_object_mut()
+            .unwrap()
+            .remove("managedFields");
+        let edited: DynamicObject = serde_json::from_value(edited).unwrap();
+        theirs
+            .replace(NAME, &PostParams::default(), &edited)
+            .await
+            .is_ok()
+    })
+    .await;
 }
 
 /// The keys of a list's items, sorted.

@@ -42,6 +42,11 @@ impl Scenario {
         Self::Recreate,
     ];
 
+    /// Whether a user edits what runs, so that each child is written once.
+    pub const fn is_one_edit(self) -> bool {
+        matches!(self, Self::Update | Self::FewerPorts | Self::Scale)
+    }
+
     /// What is there before it happens.
     pub async fn prepare(self, client: &Client, namespace: &str) {
         match self {
