@@ -65,7 +65,7 @@ struct Matrix {
     client: Client,
     rival: Client,
     plans: u32,
-    /// Plans for a write that did not come: the controllers of Kubernetes were faster than in the undisturbed runs.
+    /// Plans for a write of a status that did not come: how many there are is up to the controllers of Kubernetes.
     missed: u32,
     faults: Vec<String>,
 }
@@ -124,12 +124,11 @@ impl Matrix {
             ..
         } = matrix;
         println!(
-            "{plans} plans in {:.0?}: {} differ, {missed} for a write that did not come",
+            "{plans} plans in {:.0?}: {} differ, {missed} for a status that was not written",
             began.elapsed(),
             faults.len()
         );
         assert!(faults.is_empty(), "{}", faults.join("\n\n"));
-        assert!(missed * 10 <= plans, "{missed} of {plans} plans did nothing");
     }
 
     async fn scenario(
@@ -181,7 +180,15 @@ impl Matrix {
             let namespace = std::slice::from_ref(&plan.namespace);
             let alive = settled_or_ended(stage, &self.client, &mut operator, namespace).await;
             let dies = matches!(plan.fault, Fault::AbortBefore | Fault::AbortAfter);
-            self.missed += u32::from(alive && dies);
+            if alive && dies {
+                let sure = reference.end.children.values().sum::<u32>() as usize;
+                assert!(
+                    plan.write > sure,
+                    "{scenario:?}: write {} did not come",
+                    plan.write
+                );
+                self.missed += 1;
+            }
             broken = Some((plan, before, began));
         }
         for namespace in &namespaces {

@@ -16,6 +16,7 @@
 
 mod crashes;
 mod end_state;
+mod fields;
 mod leader;
 mod operator;
 mod rest;
