@@ -9,7 +9,6 @@
 //! 3. **Restart**: a new process finds everything reconciled.
 
 mod audit;
-mod control_plane;
 mod figures;
 mod microservices;
 mod plain;
@@ -25,9 +24,9 @@ use jiff::Timestamp;
 use kube::Client;
 use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval, sleep};
+use trellis_testkit::control_plane::{ControlPlane, Setup, User};
 
 use self::{
-    control_plane::ControlPlane,
     figures::{Figures, Phase},
     subject::Subject,
 };
@@ -65,9 +64,17 @@ pub struct Options {
 /// Measures, prints and writes.
 pub async fn run(options: &Options, work: &Path, output: &Path) -> Result<()> {
     let machine = Machine::look()?;
-    let mut cluster = ControlPlane::start(&options.programs, work).await?;
-    cluster.install(&options.manifests).await?;
-    let client = cluster.client(control_plane::User::Bench).await?;
+    let mut cluster = ControlPlane::start(Setup {
+        manifests: &options.manifests,
+        programs: Some(&options.programs),
+        audit_policy: audit::POLICY,
+        durable: true,
+    })
+    .await?;
+    for namespace in [microservices::NAMESPACE, plain::NAMESPACE] {
+        cluster.kubectl(&["create", "namespace", namespace])?;
+    }
+    let client = cluster.client(User::Test).await?;
     let figures = measure(options, &mut cluster, client, work).await?;
     println!("{}\n\n{}", machine.describe(), figures.text(options));
     report::write(output, "operator", &machine, &figures.json(options))

@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::Serialize;
+use trellis_testkit::control_plane::User;
 
-use super::{Options, audit::Write, control_plane::User, subject::Counts, timeline};
+use super::{Options, audit::Write, subject::Counts, timeline};
 use crate::{
     process::Memory,
     report::Table,

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::process::Command;
+use trellis_testkit::control_plane::{ControlPlane, OPERATOR_NAMESPACE, User, free_port};
 
-use super::control_plane::{ControlPlane, OPERATOR_NAMESPACE, User, free_port};
 use crate::{
     http,
     process::{Memory, Process},

@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use trellis_testkit::control_plane::User;
 
 use super::{
     audit::Write,
-    control_plane::User,
     microservices::{self, NAMESPACE},
 };
 use crate::statistics::Times;
@@ -24,7 +24,7 @@ use crate::statistics::Times;
 /// When each Microservice was applied.
 pub fn applied(log: &[Write]) -> BTreeMap<&str, Timestamp> {
     log.iter()
-        .filter(|write| write.user() == User::Bench.name())
+        .filter(|write| write.user() == User::Test.name())
         .filter(|write| write.namespace() == NAMESPACE && write.resource() == "microservices")
         .map(|write| (write.name(), write.received))
         .collect()
@@ -98,7 +98,7 @@ mod tests {
         let operator = User::Operator.name();
         let log = [
             write(
-                User::Bench.name(),
+                User::Test.name(),
                 "patch",
                 "microservices",
                 "m00000",

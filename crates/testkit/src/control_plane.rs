@@ -72,6 +72,31 @@ impl User {
     }
 }
 
+/// What to start.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    /// Folder with the definitions and the operator's rights.
+    pub manifests: &'a Path,
+    /// Folder of the components' binaries; None: told by [`PROGRAMS`], or what the development cluster has built last.
+    pub programs: Option<&'a Path>,
+    /// What the audit log says of a write.
+    pub audit_policy: &'static str,
+    /// Whether the store writes through to the disk, as a real one does. Nothing here outlives the process.
+    pub durable: bool,
+}
+
+impl<'a> Setup<'a> {
+    /// What a test needs.
+    pub const fn of_test(manifests: &'a Path) -> Self {
+        Self {
+            manifests,
+            programs: None,
+            audit_policy: audit::POLICY,
+            durable: false,
+        }
+    }
+}
+
 /// The running control plane.
 pub struct ControlPlane {
     programs: PathBuf,
@@ -83,30 +108,30 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts everything, with the definitions and the operator's rights of `manifests`.
+    /// Starts everything.
     ///
     /// # Errors
     /// A component is missing or does not start; its log is in the error.
-    pub async fn start(manifests: &Path) -> Result<Self> {
+    pub async fn start(setup: Setup<'_>) -> Result<Self> {
         let [etcd, peer, api, controllers] = [free_port()?, free_port()?, free_port()?, free_port()?];
         let mut cluster = Self {
-            programs: programs()?,
+            programs: setup.programs.map_or_else(programs, |told| Ok(told.to_owned()))?,
             etcd,
             api,
             processes: Vec::new(),
             folder: Folder::create("control-plane")?,
         };
-        cluster.prepare()?;
-        cluster.start_etcd(peer)?;
+        cluster.prepare(setup.audit_policy)?;
+        cluster.start_etcd(peer, setup.durable)?;
         cluster.start_api_server().await?;
-        cluster.install(manifests)?;
+        cluster.install(setup.manifests)?;
         // After the definitions: the garbage collector looks for new kinds only every 30 s.
         cluster.start_controller_manager(controllers)?;
         Ok(cluster)
     }
 
     /// Keys, users, and what is logged.
-    fn prepare(&self) -> Result<()> {
+    fn prepare(&self, audit_policy: &str) -> Result<()> {
         // Two keys of the same kind are all that is needed of an authority here; kubeadm makes them.
         run(Command::new(self.programs.join("kubeadm"))
             .args(["init", "phase", "certs", "sa", "--cert-dir"])
@@ -116,7 +141,7 @@ impl ControlPlane {
             format!("{},{name},{name},{}\n", user.token(), user.group())
         });
         self.write("tokens.csv", &tokens.concat())?;
-        self.write("audit-policy.yaml", audit::POLICY)?;
+        self.write("audit-policy.yaml", audit_policy)?;
         for user in User::ALL {
             let certificate = self.file("certificates/apiserver.crt");
             let file = json!({
@@ -135,8 +160,7 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Without fsync: nothing here outlives the process.
-    fn start_etcd(&mut self, peer: u16) -> Result<()> {
+    fn start_etcd(&mut self, peer: u16, durable: bool) -> Result<()> {
         let (client, peer) = (
             format!("http://127.0.0.1:{}", self.etcd),
             format!("http://127.0.0.1:{peer}"),
@@ -151,7 +175,7 @@ impl ControlPlane {
                 ("initial-advertise-peer-urls", peer.clone()),
                 ("initial-cluster", format!("default={peer}")),
                 ("log-level", "warn".to_owned()),
-                ("unsafe-no-fsync", "true".to_owned()),
+                ("unsafe-no-fsync", (!durable).to_string()),
             ],
         )
     }

@@ -10,7 +10,7 @@ use kube::{
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use trellis_testkit::{
     control_plane::{
-        ControlPlane, User,
+        ControlPlane, Setup, User,
         audit::{Log, Write},
     },
     wait,
@@ -34,7 +34,9 @@ impl Stage {
     /// Waits until no other test has it.
     pub async fn enter() -> MutexGuard<'static, Self> {
         let stage = STAGE.get_or_init(async || {
-            let cluster = ControlPlane::start(Path::new(MANIFESTS)).await.unwrap();
+            let cluster = ControlPlane::start(Setup::of_test(Path::new(MANIFESTS)))
+                .await
+                .unwrap();
             let log = Log::new(cluster.audit_log());
             Mutex::new(Self {
                 cluster,
