@@ -2,8 +2,9 @@
 //!
 //! A request is sent once. A connection that its server has closed in good order (`Connection: close`, GOAWAY, an idle
 //! close that was seen) is replaced before the next request; hyper hands a request back if and only if it never began to
-//! write it. Everything else that goes wrong is the failure of that request. Pooled clients do more than that on their own
-//! account, which is why none is used.
+//! write it. An HTTP/2 server that leaves may pass a request by in the same good order: it lies above the last one that its
+//! GOAWAY promises to look at (RFC 9113 6.8), and was not sent in the sense of any client. Everything else that goes wrong is
+//! the failure of that request. Pooled clients do more than that on their own account, which is why none is used.
 
 use std::{
     net::SocketAddr,
@@ -122,10 +123,12 @@ impl Line {
         *request.uri_mut() = absolute.parse::<Uri>().unwrap_or_default();
         loop {
             let (mut sender, fresh) = self.shared_http2().await?;
+            let copy = request.clone();
             match sender.try_send_request(request).await {
                 Ok(response) => return read(response).await,
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if !fresh => request = unsent,
+                    _ if !fresh && is_passed_by(error.error()) => request = copy,
                     _ => return Err(Error::Exchange(error.into_error())),
                 },
             }
@@ -168,6 +171,14 @@ impl Line {
         // An address and a port are always a valid field.
         HeaderValue::from_str(&self.address.to_string()).unwrap_or(HeaderValue::from_static(""))
     }
+}
+
+/// Whether the server says by GOAWAY, and without an error, that it has not looked at the request and will not.
+fn is_passed_by(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    source.is_some_and(|error| {
+        error.is_remote() && error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR)
+    })
 }
 
 async fn still_open(sender: Option<Sender>) -> Option<http1::SendRequest<Full<Bytes>>> {

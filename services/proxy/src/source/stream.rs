@@ -39,8 +39,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// A stream that lived this long was a good one: the next pause is short again.
-const GOOD: Duration = Duration::from_secs(10);
+/// A stream that lived this long was a good one: the next pause is short again. Short itself, or an operator that rolls just
+/// after it was away finds its proxies with the longest pause.
+const GOOD: Duration = Duration::from_secs(1);
 /// Largest message; an object in Kubernetes has at most 1.5 MiB.
 const MAX_MESSAGE: usize = 8 * 1024 * 1024;
 
