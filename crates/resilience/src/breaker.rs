@@ -4,7 +4,7 @@
 //!            5 failures in a row, or 50 % of >= 20 results in 10 s failed
 //!   Closed ------------------------------------------------------------> Open
 //!     ^                                                                   |  60 s
-//!     |  the probe succeeds                         the probe fails: Open |
+//!     |  the probes succeed                         the probe fails: Open |
 //!     +------------------------------ HalfOpen <--------------------------+
 //!                                  one try at a time
 //! ```
@@ -69,6 +69,8 @@ enum State {
     HalfOpen {
         /// When the try that decides began; none if its caller went away.
         probe: Option<Instant>,
+        /// Probes that have succeeded.
+        succeeded: u32,
     },
 }
 
@@ -156,12 +158,16 @@ impl Breaker {
                     return Err(Refused::Open(open_for - spent));
                 }
             }
-            State::HalfOpen { probe: Some(began) } if now.saturating_duration_since(*began) < open_for => {
+            State::HalfOpen {
+                probe: Some(began), ..
+            } if now.saturating_duration_since(*began) < open_for => {
                 return Err(Refused::Probing);
             }
             State::HalfOpen { .. } => {}
         }
-        self.enter(State::HalfOpen { probe: Some(now) });
+        let probe = Some(now);
+        let succeeded = self.state.succeeded();
+        self.enter(State::HalfOpen { probe, succeeded });
         Ok(Pass {
             generation: self.generation,
             probe: true,
@@ -200,7 +206,13 @@ impl Breaker {
                 self.enter(State::Open { since: now });
                 Some(transition)
             }
-            (State::HalfOpen { .. }, Verdict::Success) => {
+            (State::HalfOpen { succeeded, .. }, Verdict::Success) => {
+                let succeeded = succeeded.saturating_add(1);
+                if succeeded < self.settings.probes.get() {
+                    let probe = None;
+                    self.enter(State::HalfOpen { probe, succeeded });
+                    return None;
+                }
                 self.enter(State::closed(&self.settings));
                 Some(Transition::Closed)
             }
@@ -208,7 +220,7 @@ impl Breaker {
                 self.enter(State::Open { since: now });
                 Some(Transition::Reopened)
             }
-            (State::HalfOpen { probe }, Verdict::Unknown) => {
+            (State::HalfOpen { probe, .. }, Verdict::Unknown) => {
                 *probe = None;
                 None
             }
@@ -236,6 +248,13 @@ impl Breaker {
 }
 
 impl State {
+    const fn succeeded(&self) -> u32 {
+        match self {
+            Self::HalfOpen { succeeded, .. } => *succeeded,
+            Self::Closed { .. } | Self::Open { .. } => 0,
+        }
+    }
+
     fn closed(settings: &Settings) -> Self {
         Self::Closed {
             consecutive: 0,

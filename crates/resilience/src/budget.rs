@@ -26,9 +26,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     fault::{self, Fault},
     percent::Percent,
+    wire,
 };
 
 /// Slots of a window.
@@ -39,13 +42,15 @@ const SECOND: Duration = Duration::from_secs(1);
 const MAX_FLOOR: u32 = 1000;
 
 /// How many retries there may be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Settings {
     /// Retries per hundred requests. Default 20.
     pub percent: Percent,
     /// Retries in any second that are granted beside these. Default 10.
     pub min_per_second: u32,
     /// How far back requests count. Default 10 s.
+    #[serde(with = "wire::millis")]
     pub window: Duration,
 }
 
@@ -82,10 +87,10 @@ impl Settings {
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         let most = Duration::from_secs(600);
-        fault::within(&mut faults, "budget.window", self.window, SECOND, most);
+        fault::within(&mut faults, "retry.budget.window", self.window, SECOND, most);
         if self.min_per_second > MAX_FLOOR {
             faults.push(Fault {
-                field: "budget.minPerSecond",
+                field: "retry.budget.minPerSecond",
                 message: format!("is {}; write 0 to {MAX_FLOOR}", self.min_per_second),
             });
         }

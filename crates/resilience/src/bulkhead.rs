@@ -26,19 +26,24 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     fault::{self, Fault},
     outcome::Refusal,
+    wire,
 };
 
 /// How many requests, and how long they wait.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Settings {
     /// Requests under way at once. Default 1024.
     pub max_concurrent: NonZeroU32,
     /// Requests that wait for a place. Default 1024; 0: none waits.
     pub max_waiting: u32,
     /// Longest wait. Default 1 s.
+    #[serde(with = "wire::millis")]
     pub max_wait: Duration,
 }
 
@@ -106,7 +111,7 @@ impl Settings {
         let mut faults = Vec::new();
         let (least, most) = (Duration::from_millis(1), Duration::from_secs(60));
         if self.max_waiting > 0 {
-            fault::within(&mut faults, "bulkhead.maxWait", self.max_wait, least, most);
+            fault::within(&mut faults, "bulkhead.queueTimeout", self.max_wait, least, most);
         }
         faults
     }

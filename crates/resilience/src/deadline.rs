@@ -23,21 +23,26 @@ pub mod wire;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     fault::{self, Fault},
     outcome::Verdict,
+    wire as config_wire,
 };
 
 /// What is long enough for any service that is well, whatever its policy.
 pub const TELLING: Duration = Duration::from_secs(1);
 
 /// How long requests and tries may take.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Settings {
     /// The whole request, up to the response's head. Default 15 s; none: as long as the caller likes.
+    #[serde(with = "config_wire::optional_millis")]
     pub total: Option<Duration>,
     /// One try. Default none: what is left of the total.
+    #[serde(with = "config_wire::optional_millis")]
     pub per_try: Option<Duration>,
 }
 
@@ -269,6 +274,22 @@ mod tests {
             ..end
         };
         assert_eq!(hurried.verdict(at), Verdict::Unknown);
+    }
+
+    #[test]
+    fn grpc_is_told_by_its_content_type() {
+        for (content_type, call) in [
+            ("application/grpc", Call::Grpc),
+            ("application/grpc+proto", Call::Grpc),
+            ("application/grpc;charset=utf-8", Call::Grpc),
+            ("application/grpc-web", Call::Http),
+            ("application/json", Call::Http),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+            assert_eq!(Call::of(&headers), call, "{content_type}");
+        }
+        assert_eq!(Call::of(&HeaderMap::new()), Call::Http);
     }
 
     #[test]

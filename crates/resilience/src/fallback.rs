@@ -12,8 +12,12 @@ pub mod layer;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use serde::{Deserialize, Serialize};
 
-use crate::outcome::{GrpcCode, Outcome};
+use crate::{
+    outcome::{GrpcCode, Outcome},
+    wire,
+};
 
 /// When, and what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +29,7 @@ pub struct Settings<Service> {
 }
 
 /// An outcome that is answered by the fallback.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
     /// A policy refused it: breaker, bulkhead, no endpoint.
     Refused,
@@ -36,7 +40,7 @@ pub enum Condition {
     /// Any status from 500 to 599.
     ServerError,
     /// This status.
-    Status(StatusCode),
+    Status(#[serde(with = "wire::status")] StatusCode),
     /// This code of gRPC.
     Grpc(GrpcCode),
 }
@@ -64,14 +68,7 @@ pub struct StaticAnswer {
 impl<Service> Settings<Service> {
     /// Answers what the default conditions cover.
     pub fn new(with: Otherwise<Service>) -> Self {
-        let on = vec![
-            Condition::Refused,
-            Condition::Timeout,
-            Condition::ConnectionFailure,
-            Condition::Status(StatusCode::BAD_GATEWAY),
-            Condition::Status(StatusCode::SERVICE_UNAVAILABLE),
-            Condition::Status(StatusCode::GATEWAY_TIMEOUT),
-        ];
+        let on = Condition::DEFAULT.to_vec();
         Self { on, with }
     }
 
@@ -96,6 +93,16 @@ impl StaticAnswer {
 }
 
 impl Condition {
+    /// Whatever comes without an answer, 502, 503 and 504.
+    pub const DEFAULT: [Self; 6] = [
+        Self::Refused,
+        Self::Timeout,
+        Self::ConnectionFailure,
+        Self::Status(StatusCode::BAD_GATEWAY),
+        Self::Status(StatusCode::SERVICE_UNAVAILABLE),
+        Self::Status(StatusCode::GATEWAY_TIMEOUT),
+    ];
+
     fn covers(self, outcome: &Outcome) -> bool {
         match (self, outcome) {
             (Self::Refused, Outcome::Refused(_))

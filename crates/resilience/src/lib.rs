@@ -31,4 +31,6 @@ pub mod fallback;
 pub mod fault;
 pub mod outcome;
 pub mod percent;
+pub mod policy;
 pub mod retry;
+mod wire;

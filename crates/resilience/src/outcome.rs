@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use serde::{Deserialize, Serialize};
 
 /// How a try, or a request as a whole, ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +18,9 @@ pub enum Outcome {
     Timeout,
     /// A policy of ours did not let it go on. Not a try: nothing was sent.
     Refused(Refusal),
+    /// The request itself is at fault, or its caller stopped sending: it says nothing about the target, and is not worth
+    /// another try.
+    OfCaller,
 }
 
 /// A response, as far as policies care.
@@ -64,7 +68,7 @@ pub enum Verdict {
 }
 
 /// Status codes of gRPC (`google/rpc/code.proto`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 #[allow(missing_docs)] // the names are the specification's
 pub enum GrpcCode {
@@ -89,19 +93,25 @@ pub enum GrpcCode {
 
 impl Outcome {
     /// What it says about its target. 5xx fail and 4xx do not; gRPC codes likewise, by the HTTP status that
-    /// `google/rpc/code.proto` gives them, but for `UNIMPLEMENTED`: a caller that asks for what there is not.
+    /// `google/rpc/code.proto` gives them, but for `UNIMPLEMENTED`: a caller that asks for what there is not. "Unavailable"
+    /// that says when to come back says nothing: whoever answers so is alive, and tells of somebody behind it.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         match self {
             Self::Answered(answer) => answer.verdict(),
             Self::ConnectFailed | Self::Broken | Self::Timeout => Verdict::Failure,
-            Self::Refused(_) => Verdict::Unknown,
+            Self::Refused(_) | Self::OfCaller => Verdict::Unknown,
         }
     }
 }
 
 impl Answer {
     fn verdict(&self) -> Verdict {
+        let unavailable =
+            self.status == StatusCode::SERVICE_UNAVAILABLE || self.grpc == Some(GrpcCode::Unavailable);
+        if unavailable && matches!(self.pushback, Some(Pushback::After(_))) {
+            return Verdict::Unknown;
+        }
         let failed = self.status.is_server_error()
             || matches!(
                 self.grpc,
@@ -195,6 +205,26 @@ mod tests {
             assert_eq!(answered(status, grpc).verdict(), verdict, "{status} {grpc:?}");
         }
         assert_eq!(Outcome::Refused(Refusal::BreakerOpen).verdict(), Verdict::Unknown);
+    }
+
+    #[test]
+    fn who_says_when_to_come_back_is_alive() {
+        let after = Some(Pushback::After(Duration::from_secs(1)));
+        for (status, grpc, pushback, verdict) in [
+            (503, None, after, Verdict::Unknown),
+            (200, Some(GrpcCode::Unavailable), after, Verdict::Unknown),
+            (503, None, Some(Pushback::Never), Verdict::Failure),
+            (500, None, after, Verdict::Failure),
+            (502, None, after, Verdict::Failure),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let answer = Answer {
+                status,
+                grpc,
+                pushback,
+            };
+            assert_eq!(Outcome::Answered(answer).verdict(), verdict, "{answer:?}");
+        }
     }
 
     #[test]

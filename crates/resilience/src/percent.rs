@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// 0 to 100 percent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
 pub struct Percent(u8);
 
 /// Why a number is no percentage.
@@ -44,6 +47,20 @@ impl Percent {
     #[must_use]
     pub fn is_reached_by(self, part: u64, whole: u64) -> bool {
         u128::from(part) * 100 >= u128::from(whole) * u128::from(self.0)
+    }
+}
+
+impl TryFrom<u32> for Percent {
+    type Error = Error;
+
+    fn try_from(percent: u32) -> Result<Self, Error> {
+        Self::new(percent)
+    }
+}
+
+impl From<Percent> for u32 {
+    fn from(percent: Percent) -> Self {
+        percent.0.into()
     }
 }
 

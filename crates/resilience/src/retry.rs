@@ -30,28 +30,32 @@ mod tests;
 use std::{num::NonZeroU32, time::Duration};
 
 use http::{Method, StatusCode};
+use serde::{Deserialize, Serialize};
 
 pub use self::backoff::Backoff;
 use crate::{
     fault::Fault,
     outcome::{GrpcCode, Outcome, Pushback, Refusal},
+    wire,
 };
 
 /// What is tried again, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Settings {
     /// Tries of a request, the first one included. Default 2; 1: none is repeated.
     pub attempts: NonZeroU32,
     /// Outcomes that are worth another try. Default: connect failures and "unavailable".
     pub on: Vec<Condition>,
     /// Methods that may be sent twice. Default: those that RFC 9110 calls idempotent.
+    #[serde(with = "wire::methods")]
     pub methods: Vec<Method>,
     /// Pauses between tries.
     pub backoff: Backoff,
 }
 
 /// An outcome that is worth another try.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
     /// No connection, or no endpoint: nothing was sent.
     ConnectFailure,
@@ -64,7 +68,7 @@ pub enum Condition {
     /// Any status from 500 to 599.
     ServerError,
     /// This status.
-    Status(StatusCode),
+    Status(#[serde(with = "wire::status")] StatusCode),
     /// This code of gRPC.
     Grpc(GrpcCode),
 }
@@ -188,7 +192,10 @@ impl Settings {
 }
 
 const fn was_sent(outcome: &Outcome) -> bool {
-    !matches!(outcome, Outcome::ConnectFailed | Outcome::Refused(_))
+    !matches!(
+        outcome,
+        Outcome::ConnectFailed | Outcome::Refused(_) | Outcome::OfCaller
+    )
 }
 
 const fn pushback(outcome: &Outcome) -> Option<Pushback> {

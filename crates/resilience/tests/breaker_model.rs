@@ -98,6 +98,7 @@ fn replay(start: Instant, path: &[Step]) -> World {
             window: Duration::from_secs(1000),
         }),
         open_for: Duration::from_secs(OPEN_FOR),
+        probes: NonZeroU32::MIN,
     };
     let mut world = World {
         breaker: Breaker::new(settings),

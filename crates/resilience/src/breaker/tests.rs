@@ -1,3 +1,5 @@
+use std::num::NonZeroU32;
+
 use super::*;
 use crate::percent::Percent;
 
@@ -36,6 +38,28 @@ fn five_failures_in_a_row_open_it_for_a_minute_and_one_probe_closes_it() {
         None,
         "closing forgets what was before"
     );
+}
+
+#[test]
+fn as_many_probes_as_are_asked_for_have_to_succeed_one_after_the_other() {
+    let settings = Settings {
+        probes: NonZeroU32::new(2).unwrap(),
+        ..Settings::default()
+    };
+    let (mut breaker, now) = (Breaker::new(settings), Instant::now());
+    fail(&mut breaker, 5, now);
+    let later = now + seconds(60);
+    let probe = breaker.acquire(later).unwrap();
+    assert_eq!(breaker.acquire(later), Err(Refused::Probing));
+    assert_eq!(breaker.record(probe, SUCCESS, later), None);
+    assert_eq!(breaker.phase(later), Phase::HalfOpen);
+    let probe = breaker.acquire(later).unwrap();
+    assert_eq!(breaker.record(probe, FAILURE, later), Some(Transition::Reopened));
+    let later = later + seconds(60);
+    for expected in [None, Some(Transition::Closed)] {
+        let probe = breaker.acquire(later).unwrap();
+        assert_eq!(breaker.record(probe, SUCCESS, later), expected);
+    }
 }
 
 #[test]
@@ -124,6 +148,13 @@ fn settings_that_cannot_work_are_named() {
         ..Settings::default()
     };
     let fields: Vec<_> = settings.faults().iter().map(|fault| fault.field).collect();
-    assert_eq!(fields, ["openFor", "failureRate.window", "failureRate.percent"]);
+    assert_eq!(
+        fields,
+        [
+            "circuitBreaker.openFor",
+            "circuitBreaker.failureRate.window",
+            "circuitBreaker.failureRate.percent"
+        ]
+    );
     assert_eq!(Settings::default().faults(), []);
 }

@@ -216,6 +216,13 @@ where
     }
 }
 
+impl<B> PlacedBody<B> {
+    /// The body, and the place that is to be kept until its end.
+    pub fn into_parts(self) -> (B, Option<Place>) {
+        (self.body, self.place)
+    }
+}
+
 impl<B> Body for PlacedBody<B>
 where
     B: Body + Unpin,

@@ -2,14 +2,22 @@
 
 use std::time::Duration;
 
-use crate::fault::{self, Fault};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    fault::{self, Fault},
+    wire,
+};
 
 /// Pauses between tries: a random time from zero to `base`, twice that, and so on up to `max`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Backoff {
     /// Longest first pause. Default 25 ms.
+    #[serde(with = "wire::millis")]
     pub base: Duration,
     /// Longest pause. Default 250 ms.
+    #[serde(with = "wire::millis")]
     pub max: Duration,
 }
 

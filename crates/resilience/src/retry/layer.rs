@@ -26,6 +26,10 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct SharedBudget(Arc<Mutex<Budget>>);
 
+/// Which try of its request this is, from 1. In the extensions of every try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempt(pub u32);
+
 /// Is told of every decision.
 type Observe = Arc<dyn Fn(Decision) + Send + Sync>;
 
@@ -128,7 +132,7 @@ where
         let policy = self.policy.clone();
         Box::pin(async move {
             policy.budget.with(|budget| budget.request(drive::now()));
-            let (head, body) = request.into_parts();
+            let (mut head, body) = request.into_parts();
             let deadline = head.extensions.get::<Deadline>().copied();
             let limit = if policy.settings.attempts.get() > 1 {
                 LIMIT
@@ -139,6 +143,7 @@ where
             let mut attempts = 0;
             loop {
                 attempts += 1;
+                head.extensions.insert(Attempt(attempts));
                 let result = inner.call(Request::from_parts(head.clone(), body)).await;
                 let tried = Tried {
                     attempts,

@@ -17,13 +17,16 @@ use http_body::{Body, Frame, SizeHint};
 /// Most bytes that are remembered of a request; what Linkerd and agentgateway chose.
 pub const LIMIT: usize = 64 * 1024;
 
-/// The keeping end: gives the body again.
+/// The keeping end: gives the body again. None: there is nothing to remember, because the body is empty.
 #[derive(Debug)]
-pub struct Replay<B>(Arc<Mutex<State<B>>>);
+pub struct Replay<B>(Option<Arc<Mutex<State<B>>>>);
 
-/// One sending.
+/// One sending. None: of an empty body.
 #[derive(Debug)]
-pub struct ReplayBody<B> {
+pub struct ReplayBody<B>(Option<Sending<B>>);
+
+#[derive(Debug)]
+struct Sending<B> {
     state: Arc<Mutex<State<B>>>,
     sending: u64,
     /// Whether it begins at the beginning.
@@ -74,12 +77,15 @@ where
     /// The first sending of `body`, and what remembers up to `limit` bytes of it. A body that says that it is longer is not
     /// remembered at all.
     pub fn new(body: B, limit: usize) -> (ReplayBody<B>, Self) {
+        if body.is_end_stream() {
+            return (ReplayBody(None), Self(None));
+        }
         let memory = if body.size_hint().lower() > limit as u64 {
             Memory::Lost
         } else {
             Memory::Whole
         };
-        let replay = Self(Arc::new(Mutex::new(State {
+        let replay = Self(Some(Arc::new(Mutex::new(State {
             rest: body,
             read: Vec::new(),
             bytes: 0,
@@ -87,35 +93,41 @@ where
             trailers: None,
             memory,
             sending: 0,
-        })));
+        }))));
         (replay.again(), replay)
     }
 
     /// The body from its beginning. If it is not repeatable, one that fails.
     #[must_use]
     pub fn again(&self) -> ReplayBody<B> {
-        let mut state = lock(&self.0);
+        let Some(shared) = &self.0 else {
+            return ReplayBody(None);
+        };
+        let mut state = lock(shared);
         let whole = state.memory == Memory::Whole || state.sending == 0;
         state.sending += 1;
-        ReplayBody {
+        ReplayBody(Some(Sending {
             whole,
             sending: state.sending,
-            state: Arc::clone(&self.0),
+            state: Arc::clone(shared),
             given: 0,
             trailers_given: false,
-        }
+        }))
     }
 
     /// Whether the body can be sent again.
     #[must_use]
     pub fn is_repeatable(&self) -> bool {
-        lock(&self.0).memory == Memory::Whole
+        let memory = self.0.as_ref().map(|state| lock(state).memory);
+        memory.is_none_or(|memory| memory == Memory::Whole)
     }
 }
 
 impl<B> Drop for Replay<B> {
     fn drop(&mut self) {
-        lock(&self.0).memory = Memory::Lost;
+        if let Some(state) = &self.0 {
+            lock(state).memory = Memory::Lost;
+        }
     }
 }
 
@@ -143,7 +155,9 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = self.get_mut();
+        let Some(this) = &mut self.get_mut().0 else {
+            return Poll::Ready(None);
+        };
         let mut state = lock(&this.state);
         let state = &mut *state;
         if state.sending != this.sending {
@@ -176,15 +190,19 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        let state = lock(&self.state);
-        let all_given = self.given >= state.read.len();
-        let trailers_given = state.trailers.is_none() || self.trailers_given;
-        state.sending == self.sending && all_given && trailers_given && state.rest.is_end_stream()
+        let Some(this) = &self.0 else { return true };
+        let state = lock(&this.state);
+        let all_given = this.given >= state.read.len();
+        let trailers_given = state.trailers.is_none() || this.trailers_given;
+        state.sending == this.sending && all_given && trailers_given && state.rest.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let state = lock(&self.state);
-        let left: usize = state.read.iter().skip(self.given).map(Bytes::len).sum();
+        let Some(this) = &self.0 else {
+            return SizeHint::with_exact(0);
+        };
+        let state = lock(&this.state);
+        let left: usize = state.read.iter().skip(this.given).map(Bytes::len).sum();
         let (left, rest) = (left as u64, state.rest.size_hint());
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower().saturating_add(left));
@@ -304,7 +322,7 @@ mod tests {
         frame(&mut first);
         let second = replay.again();
         drop(replay);
-        let state = Arc::clone(&second.state);
+        let state = Arc::clone(&second.0.as_ref().unwrap().state);
         assert_eq!(text(second), "one two three");
         assert!(lock(&state).read.iter().all(Bytes::is_empty));
     }
