@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! always             telemetry  trace  readiness  drain  admin  metrics
-//! feature `service`  args  config  server  problem  extract  page  db  client
+//! feature `service`  args  config  server  problem  extract  page  db  client  fault_injection
 //! ```
 //!
 //! The proxy and the operator take the first row only; a domain service of the shop takes both, and keeps
@@ -28,6 +28,8 @@ pub mod config;
 pub mod db;
 #[cfg(feature = "service")]
 pub mod extract;
+#[cfg(feature = "service")]
+pub mod fault_injection;
 #[cfg(feature = "service")]
 pub mod page;
 #[cfg(feature = "service")]

@@ -32,6 +32,7 @@ use crate::admin;
 use crate::args::{Args, EXIT_USAGE};
 use crate::config::{self, Environment, Listen};
 use crate::drain;
+use crate::fault_injection::FaultInjection;
 use crate::metrics::Requests;
 use crate::readiness::Readiness;
 use crate::telemetry::{self, Telemetry};
@@ -47,6 +48,8 @@ pub struct Process {
     pub readiness: Readiness,
     /// For metrics of its own.
     pub registry: Registry,
+    /// None: nobody can ask for faults.
+    pub fault_injection: Option<FaultInjection>,
 }
 
 /// How long leaving may take.
@@ -92,6 +95,7 @@ pub enum Error {
 #[derive(Debug, Serialize)]
 struct Settings<C> {
     listen: Listen,
+    fault_injection: bool,
     service: C,
 }
 
@@ -110,6 +114,7 @@ impl Default for Process {
         Self {
             readiness: Readiness::new(),
             registry: Registry::default(),
+            fault_injection: None,
         }
     }
 }
@@ -126,9 +131,11 @@ pub async fn main<C: Serialize>(
     };
     let settings = config::load(Environment::process(), |env| {
         let listen = Listen::read(env);
+        let fault_injection = env.optional("FAULT_INJECTION", false, "write true or false, or leave it out");
         let service = read(env);
         Some(Settings {
             listen: listen?,
+            fault_injection: fault_injection?,
             service: service?,
         })
     });
@@ -153,7 +160,10 @@ async fn serve<C>(
     build: impl FnOnce(C, &mut Process) -> Router,
 ) -> Result<(), Error> {
     let bound = Bound::bind(settings.listen).await?;
-    let mut process = Process::default();
+    let mut process = Process {
+        fault_injection: settings.fault_injection.then(FaultInjection::default),
+        ..Process::default()
+    };
     let router = build(settings.service, &mut process);
     let router = app(name, router, &mut process);
     bound
@@ -212,17 +222,32 @@ impl Bound {
         times: Times,
         leave: impl Future<Output = ()> + Send,
     ) -> Result<(), Error> {
-        let Process { readiness, registry } = process;
+        let Process {
+            readiness,
+            registry,
+            fault_injection,
+        } = process;
         if let Ok((http, admin)) = self.addresses() {
             tracing::info!(%http, %admin, "serving");
         }
         let (admin_stop, admin_stopped) = drain::channel();
-        let admin = admin::router(readiness.clone(), Arc::new(registry));
+        let mut admin = admin::router(readiness.clone(), Arc::new(registry));
+        let mut router = router;
+        if let Some(injection) = &fault_injection {
+            admin = admin.merge(injection.admin());
+            router = injection.around(router);
+        }
         let admin = tokio::spawn(admin::serve(self.admin, admin, admin_stopped));
 
         let (stop, stopped) = drain::channel();
         let activity = Activity::default();
-        let serving = tokio::spawn(connections::serve(self.http, router, activity.clone(), stopped));
+        let serving = tokio::spawn(connections::serve(
+            self.http,
+            router,
+            activity.clone(),
+            stopped,
+            fault_injection.unwrap_or_default().watch(),
+        ));
 
         leave.await;
         readiness.drain();

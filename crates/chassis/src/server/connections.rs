@@ -15,11 +15,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 use tower::ServiceExt;
 
 use crate::drain::Watch;
+use crate::fault_injection::Fault;
 
 /// An HTTP/1.1 connection without a request for this long is closed. The sidecar keeps its for less.
 const IDLE: Duration = Duration::from_secs(75);
@@ -83,11 +85,35 @@ impl Drop for Running {
 }
 
 /// Accepts until `stop`, then lets every connection end after the request that it is answering.
-pub(super) async fn serve(listener: TcpListener, router: Router, activity: Activity, stop: Watch) {
+/// Injected faults may close the port for a while.
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    activity: Activity,
+    stop: Watch,
+    mut faults: watch::Receiver<Fault>,
+) {
+    let mut listener = Some(listener);
+    let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let mut connections = JoinSet::new();
     loop {
+        let accept = async {
+            match &listener {
+                Some(listener) => listener.accept().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            Ok(()) = faults.changed() => {
+                let refuse = *faults.borrow_and_update() == Fault::Refuse;
+                if refuse {
+                    listener = None;
+                    connections.abort_all();
+                } else if listener.is_none() && let Some(address) = address {
+                    listener = TcpListener::bind(address).await.ok();
+                }
+            },
+            accepted = accept => match accepted {
                 Ok((stream, _)) => {
                     connections.spawn(connection(stream, router.clone(), activity.clone(), stop.clone()));
                 }
