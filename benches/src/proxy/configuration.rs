@@ -77,13 +77,13 @@ pub fn trellis(port: u16, upstream: u16) -> Document {
         outbound: Vec::new(),
         clusters: [(
             cluster,
-            Cluster {
-                protocol: Protocol::Http1,
-                dns: Some(Dns {
+            Cluster::new(
+                Protocol::Http1,
+                Some(Dns {
                     name: "localhost".to_owned(),
                     port: upstream,
                 }),
-            },
+            ),
         )]
         .into(),
     };

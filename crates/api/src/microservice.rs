@@ -20,6 +20,7 @@ mod metadata;
 mod port;
 mod probe;
 mod proxies;
+mod resilience;
 mod resources;
 mod route;
 mod security;
@@ -33,6 +34,10 @@ pub use self::{
     port::{Port, Protocol},
     probe::{Probe, Probes},
     proxies::{Laggard, LaggardReason, Proxies},
+    resilience::{
+        Backoff, Bulkhead, CircuitBreaker, FailureRate, Fallback, Resilience, Retry, RetryBudget,
+        RetryCondition,
+    },
     resources::Resources,
     route::{Exposure, Method, Route},
     security::SecurityContext,
@@ -135,6 +140,12 @@ pub struct MicroserviceSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub depends_on: Vec<Dependency>,
+
+    /// What stands around calls to other services: timeouts, retries, circuit breaker, bulkhead, fallback. For every entry
+    /// of `dependsOn` that does not say otherwise; of a gateway, for every service that it serves. Takes effect without a
+    /// restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resilience: Option<Resilience>,
 
     /// Health checks of the app. Unset: readiness is a TCP connect to the first port, and there is no liveness check.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use trellis_resilience::policy::Policy;
 
 /// Name of a cluster: a port of a Microservice. Written `namespace/microservice/port`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,6 +66,53 @@ pub struct Cluster {
     /// Floor of discovery, used as long as no endpoint came by stream: a DNS name with an address per pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
+    /// What stands around requests to it.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub policy: Policy,
+    /// What callers get instead of an error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
+}
+
+impl Cluster {
+    /// A cluster with the usual policy.
+    #[must_use]
+    pub fn new(protocol: Protocol, dns: Option<Dns>) -> Self {
+        Self {
+            protocol,
+            dns,
+            policy: Policy::default(),
+            fallback: None,
+        }
+    }
+}
+
+fn is_usual(policy: &Policy) -> bool {
+    *policy == Policy::default()
+}
+
+/// What callers get instead of an error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Fallback {
+    /// Always the same.
+    Static(StaticAnswer),
+    /// What this cluster answers. It has no policy of its own then: a second one would not stay within the first one's
+    /// bounds.
+    Cluster(ClusterName),
+}
+
+/// A response that is always the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StaticAnswer {
+    /// Its status.
+    pub status: u16,
+    /// What its body is.
+    pub content_type: String,
+    /// Its body.
+    #[serde(default)]
+    pub body: String,
 }
 
 /// A DNS name with an address per endpoint.

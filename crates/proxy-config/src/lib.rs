@@ -24,7 +24,7 @@ pub mod path;
 pub mod route;
 pub mod validate;
 
-pub use cluster::{Cluster, ClusterName, Protocol};
+pub use cluster::{Cluster, ClusterName, Fallback, Protocol, StaticAnswer};
 pub use document::{API_VERSION, Config, Document, Identity, Role, Stream};
 pub use endpoint::{Endpoint, Endpoints};
 pub use listener::{Inbound, Listener, ListenerKind, OutboundRoute};

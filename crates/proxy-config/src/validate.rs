@@ -5,7 +5,9 @@ use std::{
     fmt,
 };
 
-use crate::{API_VERSION, Document, ListenerKind, Role, Route, digest, path};
+use http::{HeaderValue, StatusCode};
+
+use crate::{API_VERSION, Document, Fallback, ListenerKind, Role, Route, digest, path};
 
 /// A document whose every reference leads somewhere. Only [`ValidDocument::check`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +73,7 @@ impl ValidDocument {
         check_listeners(&document, &mut faults);
         check_outbound(&document, &mut faults);
         check_gateways(&document, &mut faults);
+        check_clusters(&document, &mut faults);
         if faults.0.is_empty() {
             Ok(Self(document))
         } else {
@@ -187,6 +190,37 @@ fn check_gateways(document: &Document, faults: &mut Faults) {
                 format!("config.gateways[{i}]"),
                 format!("{gateway} is not in config.clusters"),
             );
+        }
+    }
+}
+
+fn check_clusters(document: &Document, faults: &mut Faults) {
+    let clusters = &document.config.clusters;
+    for (name, cluster) in clusters {
+        let at = format!("config.clusters[{name}]");
+        for fault in cluster.policy.faults() {
+            faults.add(format!("{at}.policy"), fault.to_string());
+        }
+        match &cluster.fallback {
+            Some(Fallback::Cluster(other)) if !clusters.contains_key(other) => {
+                faults.add(
+                    format!("{at}.fallback"),
+                    format!("{other} is not in config.clusters"),
+                );
+            }
+            Some(Fallback::Static(answer)) => {
+                if StatusCode::from_u16(answer.status).is_err() {
+                    faults.add(
+                        format!("{at}.fallback.status"),
+                        format!("{} is no status", answer.status),
+                    );
+                }
+                if HeaderValue::from_str(&answer.content_type).is_err() {
+                    let message = format!("{:?} cannot be in a header", answer.content_type);
+                    faults.add(format!("{at}.fallback.contentType"), message);
+                }
+            }
+            Some(Fallback::Cluster(_)) | None => {}
         }
     }
 }

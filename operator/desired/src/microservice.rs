@@ -24,6 +24,7 @@ mod input;
 mod interests;
 mod path;
 mod ports;
+mod resilience;
 mod resolve;
 mod routes;
 mod status;

@@ -53,6 +53,12 @@ pub(crate) struct Line<'a> {
     pub(crate) upstream: Option<std::net::SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<&'static str>,
+    /// Tries that policies made, if more than one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tries: Option<u32>,
+    /// What the circuit breaker did when the request came, if it was not closed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) breaker: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) peer: Option<std::net::SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]

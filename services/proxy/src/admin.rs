@@ -3,7 +3,7 @@
 //! | request | does |
 //! |---|---|
 //! | `POST /drain?hold=5&longest=15` | drains; answers after `hold` seconds, or later once nothing is in flight |
-//! | `GET /config` | the document in use, where it came from, and the endpoints of its clusters |
+//! | `GET /config` | the document in use, where it came from, and of its clusters endpoints and circuit breakers |
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -14,6 +14,7 @@ use axum::{
 };
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use trellis_resilience::breaker::Phase;
 
 use crate::{
     configuration::Configuration,
@@ -50,9 +51,16 @@ struct Shown {
 }
 
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct ShownEndpoints {
     origin: Option<Origin>,
     addresses: Vec<SocketAddr>,
+    /// What the circuit breaker of the cluster does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    breaker: Option<&'static str>,
+    /// What those of endpoints do that are not closed.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    endpoint_breakers: BTreeMap<SocketAddr, &'static str>,
 }
 
 /// The routes of the admin port.
@@ -79,6 +87,17 @@ async fn config(State(admin): State<Admin>) -> Json<Shown> {
         let shown = ShownEndpoints {
             origin: known.get(name).map(|Known { origin, .. }| *origin),
             addresses: cluster.addresses(),
+            breaker: cluster
+                .policies()
+                .and_then(|policies| policies.phase())
+                .map(Phase::as_str),
+            endpoint_breakers: cluster
+                .endpoints()
+                .iter()
+                .filter_map(|endpoint| Some((endpoint.address, endpoint.phase()?)))
+                .filter(|(_, phase)| *phase != Phase::Closed)
+                .map(|(address, phase)| (address, phase.as_str()))
+                .collect(),
         };
         (name.to_string(), shown)
     });

@@ -12,12 +12,12 @@ use std::{
 use http::{HeaderValue, Version, header::CONNECTION};
 use tower::Service;
 use trellis_chassis::drain;
+use trellis_resilience::deadline::Call;
 
 use crate::{
     body::{Request, Response},
     direction::Direction,
     failure::{self, Failure},
-    forward::is_grpc,
     hygiene,
 };
 
@@ -65,7 +65,7 @@ where
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        let grpc = is_grpc(request.headers());
+        let grpc = Call::of(request.headers()) == Call::Grpc;
         let http1 = request.version() < Version::HTTP_2;
         hygiene::clean_request(&mut request);
         Answering {

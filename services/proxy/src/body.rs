@@ -12,7 +12,12 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use trellis_resilience::{
+    bulkhead::layer::Place,
+    retry::replay::{self, ReplayBody},
+};
 
 use crate::load::Claim;
 
@@ -31,6 +36,8 @@ pub(crate) struct Body {
     kind: Kind,
     /// The endpoint that it comes from counts as busy until the body is gone.
     _claim: Option<Claim>,
+    /// So does the bulkhead.
+    _place: Option<Place>,
 }
 
 #[derive(Default)]
@@ -68,8 +75,16 @@ impl Body {
     /// The body, which keeps a claim.
     pub(crate) fn holding(self, claim: Claim) -> Self {
         Self {
-            kind: self.kind,
             _claim: Some(claim),
+            ..self
+        }
+    }
+
+    /// The body, which keeps a place in a bulkhead.
+    pub(crate) fn keeping(self, place: Place) -> Self {
+        Self {
+            _place: Some(place),
+            ..self
         }
     }
 }
@@ -82,6 +97,25 @@ impl fmt::Debug for Body {
     }
 }
 
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self::full(bytes)
+    }
+}
+
+/// A body that may be sent again.
+impl From<ReplayBody<Self>> for Body {
+    fn from(body: ReplayBody<Self>) -> Self {
+        if http_body::Body::is_end_stream(&body) {
+            return Self::empty();
+        }
+        Self::boxed(body.map_err(|error| match error {
+            replay::Error::Source(error) => error,
+            taken_back => BoxError::from(taken_back.to_string()),
+        }))
+    }
+}
+
 impl From<Incoming> for Body {
     fn from(body: Incoming) -> Self {
         Kind::Incoming(body).into()
@@ -90,7 +124,11 @@ impl From<Incoming> for Body {
 
 impl From<Kind> for Body {
     fn from(kind: Kind) -> Self {
-        Self { kind, _claim: None }
+        Self {
+            kind,
+            _claim: None,
+            _place: None,
+        }
     }
 }
 

@@ -9,11 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::{sync::watch, time::timeout};
-use trellis_proxy_config::{Cluster as Settings, Protocol, cluster::Dns};
+use trellis_proxy_config::{Cluster as Settings, ClusterName, Protocol, cluster::Dns};
+use trellis_resilience::breaker;
 
-use crate::{balance, endpoint::Endpoint, pool};
+use crate::{balance, endpoint::Endpoint, policies::Policies, pool};
 
 /// How long an address counts after it has left. A pod that ends leaves at once, but sends what it still has: its drain
 /// and the last requests of its callers take less. Short enough that no other pod has the address meanwhile.
@@ -26,10 +27,14 @@ const FIRST_ENDPOINTS: Duration = Duration::from_secs(2);
 pub(crate) struct Cluster {
     /// `namespace/microservice/port`, or the app's own port.
     pub(crate) name: Arc<str>,
-    /// What the document says about it.
-    pub(crate) settings: Settings,
+    protocol: Protocol,
+    dns: Option<Dns>,
     idle: Duration,
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
+    /// None of the app in the same pod.
+    policies: Option<Policies>,
+    /// For endpoints to come.
+    breaker: ArcSwapOption<breaker::Settings>,
     /// Addresses that have left, and when.
     left: ArcSwap<Vec<(IpAddr, Instant)>>,
     /// Held while `endpoints` is replaced.
@@ -40,23 +45,31 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// A cluster of other pods; endpoints come later.
-    pub(crate) fn new(name: &str, settings: Settings) -> Self {
-        Self::with_idle(name, settings, pool::MESH_IDLE)
+    pub(crate) fn new(name: &str, settings: &Settings) -> Self {
+        let mut cluster = Self::with_idle(name, settings.protocol, settings.dns.clone(), pool::MESH_IDLE);
+        cluster.policies = Some(Policies::new(&cluster.name, &settings.policy));
+        cluster
+            .breaker
+            .store(settings.policy.breaker.clone().map(Arc::new));
+        cluster
     }
 
     /// The app in the same pod: one endpoint for ever.
     pub(crate) fn app(name: &str, port: u16, protocol: Protocol) -> Self {
-        let cluster = Self::with_idle(name, Settings { protocol, dns: None }, pool::APP_IDLE);
+        let cluster = Self::with_idle(name, protocol, None, pool::APP_IDLE);
         cluster.replace(&[SocketAddr::from(([127, 0, 0, 1], port))]);
         cluster
     }
 
-    fn with_idle(name: &str, settings: Settings, idle: Duration) -> Self {
+    fn with_idle(name: &str, protocol: Protocol, dns: Option<Dns>, idle: Duration) -> Self {
         Self {
             name: name.into(),
-            settings,
+            protocol,
+            dns,
             idle,
             endpoints: ArcSwap::default(),
+            policies: None,
+            breaker: ArcSwapOption::empty(),
             left: ArcSwap::default(),
             replacing: Mutex::default(),
             known: watch::Sender::new(false),
@@ -65,12 +78,45 @@ impl Cluster {
 
     /// What is spoken to the endpoints.
     pub(crate) fn protocol(&self) -> Protocol {
-        self.settings.protocol
+        self.protocol
+    }
+
+    /// Whether a document means this cluster, whatever its policies are.
+    pub(crate) fn is(&self, settings: &Settings) -> bool {
+        self.protocol == settings.protocol && self.dns == settings.dns
+    }
+
+    /// What stands around its requests; None of the app in the same pod.
+    pub(crate) fn policies(&self) -> Option<&Policies> {
+        self.policies.as_ref()
+    }
+
+    /// Takes new settings of its policies; `other` finds the cluster that answers instead.
+    pub(crate) fn set_policies<'a>(
+        &self,
+        settings: &Settings,
+        other: impl FnOnce(&ClusterName) -> Option<&'a Arc<Self>>,
+    ) {
+        // Not between the moment in which new endpoints have taken theirs and the one in which they are in use.
+        let _replacing = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(policies) = &self.policies {
+            policies.set(settings, other);
+        }
+        let breaker = settings.policy.breaker.as_ref();
+        for endpoint in self.endpoints.load().iter() {
+            endpoint.set_breaker(breaker);
+        }
+        self.breaker.store(breaker.cloned().map(Arc::new));
+    }
+
+    /// Every endpoint, as it is now.
+    pub(crate) fn endpoints(&self) -> Arc<Vec<Arc<Endpoint>>> {
+        self.endpoints.load_full()
     }
 
     /// Floor of discovery.
     pub(crate) fn dns(&self) -> Option<&Dns> {
-        self.settings.dns.as_ref()
+        self.dns.as_ref()
     }
 
     /// Replaces the endpoints. Those that stay keep their connections.
@@ -84,7 +130,11 @@ impl Cluster {
                     .iter()
                     .find(|endpoint| endpoint.address == *address)
                     .map_or_else(
-                        || Arc::new(Endpoint::new(*address, self.protocol(), self.idle)),
+                        || {
+                            let endpoint = Endpoint::new(*address, self.protocol, self.idle);
+                            endpoint.set_breaker(self.breaker.load().as_deref());
+                            Arc::new(endpoint)
+                        },
                         Arc::clone,
                     )
             })
@@ -163,11 +213,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_waits_for_the_first_word_about_endpoints_but_not_for_long() {
-        let settings = Settings {
-            protocol: Protocol::Http1,
-            dns: None,
-        };
-        let cluster = Cluster::new("shop/user/http", settings);
+        let cluster = Cluster::new("shop/user/http", &Settings::new(Protocol::Http1, None));
         let start = tokio::time::Instant::now();
         cluster.known().await;
         assert_eq!(start.elapsed(), FIRST_ENDPOINTS);
@@ -177,11 +223,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_leaves_is_known_for_a_moment() {
-        let settings = Settings {
-            protocol: Protocol::Http1,
-            dns: None,
-        };
-        let cluster = Cluster::new("shop/gateway/http", settings);
+        let cluster = Cluster::new("shop/gateway/http", &Settings::new(Protocol::Http1, None));
         let [one, other]: [SocketAddr; 2] = [([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 1).into()];
         cluster.replace(&[one]);
         let is_at = |address: SocketAddr, after| cluster.is_at(address.ip(), Instant::now() + after);
@@ -193,13 +235,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_stays_is_the_same_object() {
-        let cluster = Cluster::new(
-            "shop/user/http",
-            Settings {
-                protocol: Protocol::Http1,
-                dns: None,
-            },
-        );
+        let cluster = Cluster::new("shop/user/http", &Settings::new(Protocol::Http1, None));
         let addresses: Vec<SocketAddr> = (1..=3)
             .map(|port| SocketAddr::from(([10, 0, 0, 1], port)))
             .collect();

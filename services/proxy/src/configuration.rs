@@ -165,6 +165,7 @@ impl Configuration {
         };
         let snapshot = Arc::new(snapshot);
         self.snapshot.store(Some(Arc::clone(&snapshot)));
+        snapshot.settle();
         self.listeners.commit(&snapshot.listeners, opened);
         self.discovery
             .retain(|cluster| snapshot.clusters.contains_key(cluster));

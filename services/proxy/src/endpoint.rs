@@ -5,11 +5,23 @@
 
 use std::{
     net::SocketAddr,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwapOption;
+use http::Extensions;
 use trellis_proxy_config::Protocol;
+use trellis_resilience::{
+    breaker::{
+        self, Phase,
+        layer::{Permit, SharedBreaker},
+    },
+    deadline::TryEnd,
+};
 
 use crate::{
     body::{Request, Response},
@@ -30,6 +42,8 @@ pub(crate) struct Endpoint {
     load: Load,
     pool: Pool,
     connecting: Connecting,
+    /// None: there is none for this cluster.
+    breaker: ArcSwapOption<SharedBreaker>,
 }
 
 /// What is remembered of failed connections.
@@ -49,7 +63,39 @@ impl Endpoint {
             load: Load::default(),
             pool: Pool::new(address, protocol, idle),
             connecting: Connecting::new(Instant::now()),
+            breaker: ArcSwapOption::empty(),
         }
+    }
+
+    /// Takes new settings of its circuit breaker; None: it has none.
+    pub(crate) fn set_breaker(&self, settings: Option<&breaker::Settings>) {
+        match (&*self.breaker.load(), settings) {
+            (Some(breaker), Some(settings)) => breaker.reconfigure(settings.clone()),
+            (None, Some(settings)) => {
+                let address = self.address;
+                let breaker = SharedBreaker::new(settings.clone(), move |transition| {
+                    let transition = transition.as_str();
+                    tracing::info!(upstream = %address, transition, "circuit breaker of an endpoint");
+                });
+                self.breaker.store(Some(Arc::new(breaker)));
+            }
+            (_, None) => self.breaker.store(None),
+        }
+    }
+
+    /// Asks its circuit breaker for leave to try a request with these extensions; None: it has none.
+    pub(crate) fn permit(&self, extensions: &Extensions) -> Result<Option<Permit>, breaker::Refused> {
+        let breaker = self.breaker.load();
+        let Some(breaker) = &*breaker else {
+            return Ok(None);
+        };
+        let end = extensions.get::<TryEnd>().copied();
+        breaker.acquire().map(|permit| Some(permit.until(end)))
+    }
+
+    /// What its circuit breaker does now; None: it has none.
+    pub(crate) fn phase(&self) -> Option<Phase> {
+        self.breaker.load().as_ref().map(|breaker| breaker.phase())
     }
 
     /// Sends a request and waits for the head of the response.

@@ -4,13 +4,14 @@
 //! machines may match (`x-trellis-reason`). Callers of plain HTTP get RFC 9457 problem details. Callers of gRPC get a
 //! trailers-only response, because their libraries read `grpc-status` and turn any other body into "unknown error".
 
-use std::{borrow::Cow, net::SocketAddr};
+use std::{borrow::Cow, net::SocketAddr, time::Duration};
 
 use http::{
-    HeaderMap, HeaderValue, StatusCode,
+    Extensions, HeaderMap, HeaderValue, StatusCode,
     header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
 };
 use serde::Serialize;
+use trellis_resilience::{breaker::Phase, retry::layer::Attempt};
 
 use crate::body::{Body, Response};
 
@@ -46,12 +47,26 @@ pub(crate) enum Reason {
     GrpcToHttp1,
     /// The caller stopped sending.
     CallerAborted,
+    /// The circuit breaker of the target is open, or of all its endpoints.
+    BreakerOpen,
+    /// As many requests to the target as may are under way and waiting.
+    BulkheadFull,
+    /// No request to the target ended in time to let this one in.
+    BulkheadTimeout,
+    /// There was no response before the request's deadline.
+    DeadlineExceeded,
+    /// There was no response before the end of the try.
+    TryTimeout,
+    /// The fallback of the target answers. No failure: it marks that answer.
+    Fallback,
 }
 
 /// gRPC status codes that the proxy gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum GrpcCode {
     Cancelled = 1,
+    DeadlineExceeded = 4,
+    ResourceExhausted = 8,
     Unimplemented = 12,
     Internal = 13,
     Unavailable = 14,
@@ -73,6 +88,12 @@ impl Reason {
             Self::UpstreamClosed => "upstream_closed",
             Self::GrpcToHttp1 => "grpc_to_http1",
             Self::CallerAborted => "caller_aborted",
+            Self::BreakerOpen => "breaker_open",
+            Self::BulkheadFull => "bulkhead_full",
+            Self::BulkheadTimeout => "bulkhead_timeout",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::TryTimeout => "try_timeout",
+            Self::Fallback => "fallback",
         }
     }
 
@@ -84,9 +105,12 @@ impl Reason {
             Self::BadRequest | Self::AmbiguousPath | Self::CallerAborted => StatusCode::BAD_REQUEST,
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
-            Self::NoEndpoints => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoEndpoints | Self::BreakerOpen | Self::BulkheadFull | Self::BulkheadTimeout => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::ConnectFailed | Self::UpstreamClosed | Self::GrpcToHttp1 => StatusCode::BAD_GATEWAY,
-            Self::ConnectTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::ConnectTimeout | Self::DeadlineExceeded | Self::TryTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Fallback => StatusCode::OK,
         }
     }
 
@@ -97,9 +121,14 @@ impl Reason {
             Self::BadRequest | Self::AmbiguousPath | Self::HeadersTooLarge | Self::UriTooLong => {
                 GrpcCode::Internal
             }
-            Self::NoEndpoints | Self::ConnectFailed | Self::ConnectTimeout | Self::UpstreamClosed => {
-                GrpcCode::Unavailable
-            }
+            Self::NoEndpoints
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::UpstreamClosed
+            | Self::BreakerOpen
+            | Self::Fallback => GrpcCode::Unavailable,
+            Self::BulkheadFull | Self::BulkheadTimeout => GrpcCode::ResourceExhausted,
+            Self::DeadlineExceeded | Self::TryTimeout => GrpcCode::DeadlineExceeded,
             Self::CallerAborted => GrpcCode::Cancelled,
         }
     }
@@ -108,7 +137,12 @@ impl Reason {
     const fn is_passing(self) -> bool {
         matches!(
             self,
-            Self::NoEndpoints | Self::ConnectFailed | Self::ConnectTimeout
+            Self::NoEndpoints
+                | Self::ConnectFailed
+                | Self::ConnectTimeout
+                | Self::BreakerOpen
+                | Self::BulkheadFull
+                | Self::BulkheadTimeout
         )
     }
 }
@@ -121,9 +155,15 @@ pub(crate) struct Failure {
     /// What, where, and the fix if there is one.
     pub(crate) detail: Cow<'static, str>,
     /// Methods that the path is served for.
-    pub(crate) allow: Option<HeaderValue>,
+    pub(crate) allow: Option<Box<HeaderValue>>,
     /// The endpoint that failed last.
     pub(crate) upstream: Option<SocketAddr>,
+    /// When it may be worth to ask again; None: in a second, if at all.
+    pub(crate) retry_after: Option<Duration>,
+    /// Which try failed last, if not the first.
+    pub(crate) again: Option<Attempt>,
+    /// What the circuit breaker did when the request came, if it was not closed.
+    pub(crate) breaker: Option<Phase>,
 }
 
 /// Marks a response made here, for logs and metrics.
@@ -147,11 +187,36 @@ impl Failure {
             detail: detail.into(),
             allow: None,
             upstream: None,
+            retry_after: None,
+            again: None,
+            breaker: None,
         }
+    }
+
+    /// The failure, which names the cluster if a policy around the cluster failed.
+    pub(crate) fn of(mut self, cluster: &str) -> Self {
+        if matches!(
+            self.reason,
+            Reason::BreakerOpen
+                | Reason::BulkheadFull
+                | Reason::BulkheadTimeout
+                | Reason::DeadlineExceeded
+                | Reason::TryTimeout
+        ) {
+            self.detail = format!("{cluster}: {}", self.detail).into();
+        }
+        self
     }
 
     /// The response for a caller of HTTP or of gRPC.
     pub(crate) fn into_response(self, grpc: bool) -> Response {
+        let mut of_policies = Extensions::new();
+        if let Some(again) = self.again {
+            of_policies.insert(again);
+        }
+        if let Some(breaker) = self.breaker {
+            of_policies.insert(breaker);
+        }
         // The contract of gRPC on a plain HTTP port is 502 even for a gRPC caller; the status header tells its library.
         let plain = !grpc || self.reason == Reason::GrpcToHttp1;
         let mut response = if plain {
@@ -167,15 +232,19 @@ impl Failure {
         if !plain {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         }
-        headers.insert(ORIGIN, HeaderValue::from_static("proxy"));
-        headers.insert(REASON, HeaderValue::from_static(self.reason.as_str()));
+        mark(headers, self.reason);
         if let Some(allow) = self.allow {
-            headers.insert(ALLOW, allow);
+            headers.insert(ALLOW, *allow);
         }
         if self.reason.is_passing() {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            let after = self
+                .retry_after
+                .map_or(1, |after| after.as_secs_f64().ceil() as u64);
+            headers.insert(RETRY_AFTER, HeaderValue::from(after.max(1)));
         }
-        response.extensions_mut().insert(MadeHere(self.reason));
+        let extensions = response.extensions_mut();
+        extensions.insert(MadeHere(self.reason));
+        extensions.extend(of_policies);
         response
     }
 
@@ -196,6 +265,12 @@ impl Failure {
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         response
     }
+}
+
+/// Marks a response as made by this proxy, and why.
+pub(crate) fn mark(headers: &mut HeaderMap, reason: Reason) {
+    headers.insert(ORIGIN, HeaderValue::from_static("proxy"));
+    headers.insert(REASON, HeaderValue::from_static(reason.as_str()));
 }
 
 /// Whether a response is another proxy's word that it could not hand the request to its app at all.

@@ -14,16 +14,23 @@ use std::{
     future::Future,
     net::SocketAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use http::{
-    HeaderMap, HeaderValue, Version,
-    header::{CONNECTION, CONTENT_TYPE, UPGRADE},
+    HeaderValue, Version,
+    header::{CONNECTION, UPGRADE},
     request::Parts,
 };
 use http_body::Body as _;
 use tower::Service;
+use trellis_resilience::{
+    breaker::layer::Permit,
+    deadline::Call,
+    outcome::Verdict,
+    retry::replay::{LIMIT, Replay},
+};
 
 use crate::{
     body::{Body, Request, Response},
@@ -33,8 +40,8 @@ use crate::{
     failure::{self, Failure, Reason},
     hygiene::WantsWebSocket,
     load::Claim,
+    policies,
     pool::{Cause, SendError},
-    replay::Replay,
     target::{Target, Upstream},
     trace::Trace,
     upgrade,
@@ -86,16 +93,8 @@ impl Service<Request> for Forward {
     }
 }
 
-/// Whether a request is gRPC, by its content type (not gRPC-Web, which is HTTP to a proxy).
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    content_type
-        .and_then(|value| value.strip_prefix(b"application/grpc"))
-        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
-}
-
-async fn forward(cluster: &Cluster, mut request: Request) -> Result<Response, Failure> {
-    if !cluster.protocol().is_http2() && is_grpc(request.headers()) {
+async fn forward(cluster: &Arc<Cluster>, mut request: Request) -> Result<Response, Failure> {
+    if !cluster.protocol().is_http2() && Call::of(request.headers()) == Call::Grpc {
         let detail = format!(
             "{} speaks HTTP/1.1, which cannot carry gRPC; set the port's protocol to GRPC if the service speaks it",
             cluster.name
@@ -104,9 +103,11 @@ async fn forward(cluster: &Cluster, mut request: Request) -> Result<Response, Fa
     }
     let switching = upgrade::prepare(&mut request);
     let request = outgoing(request);
-    let (mut response, address) = send(cluster, request).await?;
+    let mut response = match cluster.policies() {
+        Some(policies) => policies.send(cluster, request).await?,
+        None => send(cluster, request).await?,
+    };
     upgrade::connect(switching, &mut response);
-    response.extensions_mut().insert(Upstream(address));
     Ok(response)
 }
 
@@ -132,19 +133,33 @@ fn outgoing(request: Request) -> Request {
     request
 }
 
-async fn send(cluster: &Cluster, request: Request) -> Result<(Response, SocketAddr), Failure> {
+/// One try as policies count them: to an endpoint, and to others for as long as nobody has acted on it.
+pub(crate) async fn send(cluster: &Cluster, request: Request) -> Result<Response, Failure> {
     cluster.known().await;
     let (head, mut body) = request.into_parts();
     // Asked before, and of these: those that surely cannot take the request.
     let (mut asked, mut away) = (Vec::new(), Vec::new());
-    let mut last = None;
-    for _ in 0..MAX_TRIES {
+    let (mut last, mut tries) = (None, 0);
+    while tries < MAX_TRIES {
         let Some(endpoint) = cluster.choose(&asked).or_else(|| cluster.choose(&away)) else {
             break;
         };
         let address = endpoint.address;
-        match attempt(cluster, &endpoint, &head, body, &asked).await {
-            Tried::Answered(response) => return Ok((response, address)),
+        let permit = match endpoint.permit(&head.extensions) {
+            Ok(permit) => permit,
+            Err(refused) => {
+                asked.push(address);
+                away.push(address);
+                last.get_or_insert_with(|| Failure::from(refused));
+                continue;
+            }
+        };
+        tries += 1;
+        match attempt(cluster, &endpoint, &head, body, &asked, permit).await {
+            Tried::Answered(mut response) => {
+                response.extensions_mut().insert(Upstream(address));
+                return Ok(response);
+            }
             Tried::Failed(failure) => return Err(failure),
             Tried::Again(failure, again, standing) => {
                 let reason = failure.reason.as_str();
@@ -171,19 +186,25 @@ async fn attempt(
     head: &Parts,
     body: Body,
     asked: &[SocketAddr],
+    permit: Option<Permit>,
 ) -> Tried {
     let address = endpoint.address;
     let has_other = || cluster.has_other_than(asked, address);
     let claim = endpoint.claim();
     let safe = head.method.is_safe() && body.is_end_stream();
-    let (body, replay) = Replay::new(body);
-    let (failure, standing) = match endpoint.send(copy(head, body)).await {
+    let (body, replay) = Replay::new(body, LIMIT);
+    let sent = endpoint.send(copy(head, body.into())).await;
+    if let Some(permit) = permit {
+        permit.record(verdict(&sent));
+    }
+    let (failure, standing) = match sent {
         // If it cannot go elsewhere, what the other proxy says is the best answer there is.
         Ok(response) if failure::is_undelivered(response.headers()) && has_other() => {
-            match replay.recover() {
-                Some(again) => return Tried::Again(undelivered(cluster, address), again, Standing::Away),
-                None => return Tried::Answered(claimed(response, claim)),
+            if replay.is_repeatable() {
+                let failure = undelivered(cluster, address);
+                return Tried::Again(failure, replay.again().into(), Standing::Away);
             }
+            return Tried::Answered(claimed(response, claim));
         }
         Ok(response) => return Tried::Answered(claimed(response, claim)),
         Err(SendError::Unsent(request, cause)) => {
@@ -196,9 +217,22 @@ async fn attempt(
             return Tried::Failed(broken(cluster, address, &cause));
         }
     };
-    match replay.recover() {
-        Some(again) => Tried::Again(failure, again, standing),
-        None => Tried::Failed(failure),
+    if replay.is_repeatable() {
+        Tried::Again(failure, replay.again().into(), standing)
+    } else {
+        Tried::Failed(failure)
+    }
+}
+
+/// What an endpoint's answer says about it.
+fn verdict(sent: &Result<Response, SendError>) -> Verdict {
+    match sent {
+        Ok(response) => policies::outcome(Ok(response)).verdict(),
+        Err(SendError::Unsent(_, Cause::Connect(_)) | SendError::Broken(_)) => Verdict::Failure,
+        // It was just leaving, or closed a connection that had been idle.
+        Err(SendError::Unsent(_, Cause::Exchange(_)) | SendError::Unprocessed(_) | SendError::Closed(_)) => {
+            Verdict::Unknown
+        }
     }
 }
 
@@ -256,25 +290,4 @@ fn broken(cluster: &Cluster, address: SocketAddr, cause: &Cause) -> Failure {
     let mut failure = Failure::new(reason, what);
     failure.upstream = Some(address);
     failure
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grpc_is_told_by_its_content_type() {
-        for (content_type, grpc) in [
-            ("application/grpc", true),
-            ("application/grpc+proto", true),
-            ("application/grpc;charset=utf-8", true),
-            ("application/grpc-web", false),
-            ("application/json", false),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-            assert_eq!(is_grpc(&headers), grpc, "{content_type}");
-        }
-        assert!(!is_grpc(&HeaderMap::new()));
-    }
 }

@@ -10,6 +10,7 @@ use trellis_chassis::drain;
 use crate::{
     body::Request,
     connection::Stack,
+    deadlines,
     direction::Direction,
     failure::{Failure, Reason},
     forward::Forward,
@@ -32,6 +33,7 @@ pub(crate) fn stack(listener: Arc<ArcSwap<Listener>>, telemetry: Telemetry, drai
     let inner = ServiceBuilder::new()
         .map_request(|mut request| {
             forwarded::replace(&mut request);
+            deadlines::forget(&mut request);
             request
         })
         .layer(rewrite::layer())
@@ -74,9 +76,8 @@ fn by_method(first: &Arc<Route>, others: &[Arc<Route>], method: &Method) -> Targ
         return Target::to(route);
     }
     let mut failure = Failure::new(Reason::MethodNotAllowed, format!("{method} is not served here"));
-    failure.allow = Some(Methods::allow(
-        iter::once(first).chain(others).map(|route| &route.methods),
-    ));
+    let methods = iter::once(first).chain(others).map(|route| &route.methods);
+    failure.allow = Some(Box::new(Methods::allow(methods)));
     // All are of one path; the first stands for it in logs and metrics.
     Target::refused(first.labels.clone(), failure)
 }
@@ -89,16 +90,13 @@ mod tests {
     use crate::cluster::Cluster;
 
     fn route(name: &str, method: &str) -> Arc<Route> {
-        let settings = Settings {
-            protocol: Protocol::Http1,
-            dns: None,
-        };
+        let settings = Settings::new(Protocol::Http1, None);
         Arc::new(Route {
             labels: Labels {
                 service: "shop/order".into(),
                 route: name.into(),
             },
-            cluster: Arc::new(Cluster::new("c", settings)),
+            cluster: Arc::new(Cluster::new("c", &settings)),
             methods: Methods::new(&[method.to_owned()]),
             rewrite: Rewrite::None,
             depth: 1,
@@ -119,6 +117,6 @@ mod tests {
             );
         }
         let refused = by_method(&routes[0], &routes[1..], &Method::DELETE);
-        assert_eq!(refused.route.unwrap_err().allow.unwrap(), "GET, HEAD, POST");
+        assert_eq!(*refused.route.unwrap_err().allow.unwrap(), "GET, HEAD, POST");
     }
 }

@@ -9,6 +9,7 @@ use trellis_chassis::drain;
 use crate::{
     body::Request,
     connection::Stack,
+    deadlines::Deadlines,
     direction::Direction,
     failure::{Failure, Reason},
     forward::Forward,
@@ -26,12 +27,18 @@ use crate::{
 struct Inbound(Arc<ArcSwap<Listener>>);
 
 /// The stack of a listener whose requests go to the app.
-pub(crate) fn stack(listener: Arc<ArcSwap<Listener>>, telemetry: Telemetry, draining: drain::Watch) -> Stack {
+pub(crate) fn stack(
+    listener: Arc<ArcSwap<Listener>>,
+    telemetry: Telemetry,
+    deadlines: &Deadlines,
+    draining: drain::Watch,
+) -> Stack {
     let inner = ServiceBuilder::new()
         .map_request(|mut request| {
             forwarded::replace(&mut request);
             request
         })
+        .layer(deadlines.layer())
         .service(Forward);
     stack::build(
         Direction::Inbound,

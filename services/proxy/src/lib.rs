@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`snapshot`](self) | a document, compiled; swapped whole, never changed |
 //! | connection | HTTP/1.1 or HTTP/2 from its first bytes; how it ends |
-//! | stack | intake -> observe -> answer -> prepare -> forward |
+//! | stack | intake -> observe -> answer -> prepare -> policies -> forward |
 //! | pool | who may be sent again, and who may not |
 //! | lifecycle | drain, SIGTERM, what outlives what |
 
@@ -29,6 +29,7 @@ mod cluster;
 mod configuration;
 mod connect;
 mod connection;
+mod deadlines;
 mod direction;
 mod discovery;
 mod drain;
@@ -50,8 +51,8 @@ mod occasionally;
 mod open_files;
 mod outbound;
 mod path_table;
+mod policies;
 mod pool;
-mod replay;
 mod rewrite;
 mod route;
 mod run;

@@ -16,6 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admission::Admission,
     connection::{self, Leave, Stack},
+    deadlines::Deadlines,
     direction::Direction,
     gateway, inbound,
     lifecycle::Lifecycle,
@@ -28,6 +29,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Listeners {
     telemetry: Telemetry,
+    deadlines: Deadlines,
     lifecycle: Arc<Lifecycle>,
     /// Connections that callers may hold on each port.
     max_connections: usize,
@@ -46,9 +48,15 @@ pub(crate) struct Opened(Vec<(Arc<Listener>, TcpListener)>);
 
 impl Listeners {
     /// No listener yet.
-    pub(crate) fn new(telemetry: Telemetry, lifecycle: Arc<Lifecycle>, max_connections: usize) -> Self {
+    pub(crate) fn new(
+        telemetry: Telemetry,
+        deadlines: Deadlines,
+        lifecycle: Arc<Lifecycle>,
+        max_connections: usize,
+    ) -> Self {
         Self {
             telemetry,
+            deadlines,
             lifecycle,
             max_connections,
             open: Mutex::default(),
@@ -140,11 +148,11 @@ impl Listeners {
         );
         let current = Arc::new(ArcSwap::new(listener));
         let draining = self.lifecycle.draining();
-        let of_stack = (Arc::clone(&current), self.telemetry.clone(), draining.clone());
+        let (served, telemetry, leaving) = (Arc::clone(&current), self.telemetry.clone(), draining.clone());
         let stack: Stack = if direction == Direction::Gateway {
-            gateway::stack(of_stack.0, of_stack.1, of_stack.2)
+            gateway::stack(served, telemetry, leaving)
         } else {
-            inbound::stack(of_stack.0, of_stack.1, of_stack.2)
+            inbound::stack(served, telemetry, &self.deadlines, leaving)
         };
         let closing = CancellationToken::new();
         let leave = Leave {

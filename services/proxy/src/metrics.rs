@@ -9,11 +9,16 @@
 //! | `http_server_request_duration_seconds` | http_request_method, http_route, http_response_status_code, direction |
 //! | `caller_connections`, `caller_connections_full_total` | direction, port |
 //! | `refused_heads_total` | direction, port, reason |
+//! | `circuit_breaker_state`, `circuit_breaker_opened_total` | cluster |
+//! | `endpoint_circuit_breaker_state` | cluster, endpoint |
+//! | `retries_total`, `retries_out_of_budget_total`, `fallbacks_total` | cluster |
+//! | `bulkhead_requests`, `bulkhead_waiting` | cluster |
 //!
 //! Bounded: service and route come from the document in use, methods are the registered ones or `_OTHER`. What a new
 //! document has no longer goes from the metrics as well ([`Metrics::retain`]).
 
 mod connections;
+mod policies;
 mod series;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -24,8 +29,11 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-pub(crate) use self::connections::{BadHead, Connections, PortLabels};
 use self::series::Series;
+pub(crate) use self::{
+    connections::{BadHead, Connections, PortLabels},
+    policies::OfPolicies,
+};
 use crate::{direction::Direction, route::Labels};
 
 /// Bounds in seconds, from OpenTelemetry's semantic conventions, and one millisecond, which is much inside a mesh.

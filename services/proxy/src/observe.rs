@@ -21,6 +21,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 use http_body::{Body as _, Frame, SizeHint};
 use opentelemetry::KeyValue;
 use tower::Service;
+use trellis_resilience::{breaker::Phase, retry::layer::Attempt};
 
 use crate::{
     access_log::{AccessLog, Line},
@@ -90,6 +91,8 @@ struct Answer {
     to_head: Duration,
     upstream: Option<SocketAddr>,
     made_here: Option<MadeHere>,
+    again: Option<Attempt>,
+    breaker: Option<Phase>,
 }
 
 /// A request's body, counted.
@@ -206,6 +209,8 @@ impl Record {
             to_head: self.started.elapsed(),
             upstream: extensions.get::<Upstream>().map(|Upstream(address)| *address),
             made_here: extensions.get::<MadeHere>().copied(),
+            again: extensions.get::<Attempt>().copied(),
+            breaker: extensions.get::<Phase>().copied(),
         });
         self.note_grpc_status(response.headers());
     }
@@ -270,6 +275,14 @@ impl Drop for Record {
             route: &self.labels.route,
             cluster: self.cluster.as_deref(),
             upstream: answer.as_ref().and_then(|answer| answer.upstream),
+            tries: answer
+                .as_ref()
+                .and_then(|answer| answer.again)
+                .map(|Attempt(number)| number),
+            breaker: answer
+                .as_ref()
+                .and_then(|answer| answer.breaker)
+                .map(Phase::as_str),
             reason: answer
                 .and_then(|answer| answer.made_here)
                 .map(|MadeHere(reason)| reason.as_str()),

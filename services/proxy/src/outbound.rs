@@ -7,10 +7,12 @@ use std::{borrow::Cow, sync::Arc};
 
 use arc_swap::ArcSwapOption;
 use http::header::HOST;
+use tower::ServiceBuilder;
 
 use crate::{
     body::Request,
     connection::Stack,
+    deadlines::Deadlines,
     direction::Direction,
     failure::{Failure, Reason},
     forward::Forward,
@@ -27,9 +29,19 @@ use crate::{
 struct Outbound(Arc<ArcSwapOption<Snapshot>>);
 
 /// The stack of the port that the app sends to.
-pub(crate) fn stack(snapshot: Arc<ArcSwapOption<Snapshot>>, telemetry: Telemetry) -> Stack {
+pub(crate) fn stack(
+    snapshot: Arc<ArcSwapOption<Snapshot>>,
+    telemetry: Telemetry,
+    deadlines: Deadlines,
+) -> Stack {
+    let inner = ServiceBuilder::new()
+        .map_request(move |mut request| {
+            deadlines.bound(&mut request);
+            request
+        })
+        .service(Forward);
     // The app leaves when it likes; it is not told to go elsewhere, for there is no elsewhere.
-    stack::build(Direction::Outbound, Outbound(snapshot), telemetry, None, Forward)
+    stack::build(Direction::Outbound, Outbound(snapshot), telemetry, None, inner)
 }
 
 impl Choose for Outbound {

@@ -85,13 +85,7 @@ mod tests {
     use crate::cluster::Cluster;
 
     fn table(routes: &[(Origin, &str)]) -> PathTable {
-        let cluster = Arc::new(Cluster::new(
-            "c",
-            Settings {
-                protocol: Protocol::Http1,
-                dns: None,
-            },
-        ));
+        let cluster = Arc::new(Cluster::new("c", &Settings::new(Protocol::Http1, None)));
         let mut table = PathTable::default();
         for (origin, path) in routes {
             let name = format!("{origin:?} {path}");

@@ -15,11 +15,12 @@ use crate::{
     args::{Run, Switch},
     configuration::Configuration,
     connection::{self, Leave},
+    deadlines::Deadlines,
     direction::Direction,
     lifecycle::{self, InFlight, Lifecycle},
     listener,
     listeners::Listeners,
-    metrics::Metrics,
+    metrics::{Metrics, OfPolicies},
     observe::Telemetry,
     open_files, outbound,
     signals::Signals,
@@ -55,10 +56,17 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<ExitCode> {
             Export::Off
         },
     };
+    let deadlines = Deadlines::default();
     let readiness = Readiness::new();
     let lifecycle = Arc::new(Lifecycle::new(readiness.clone()));
-    let listeners = Listeners::new(telemetry.clone(), Arc::clone(&lifecycle), args.max_connections);
+    let listeners = Listeners::new(
+        telemetry.clone(),
+        deadlines.clone(),
+        Arc::clone(&lifecycle),
+        args.max_connections,
+    );
     let configuration = Arc::new(Configuration::new(listeners, readiness.task("configuration")));
+    registry.register_collector(Box::new(OfPolicies(Arc::clone(&configuration.snapshot))));
 
     let health_socket = listener::bind_all(args.health_port)?;
     let admin_socket = listener::bind_loopback(args.admin_port)?;
@@ -75,7 +83,13 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<ExitCode> {
         lifecycle: Arc::clone(&lifecycle),
     };
     tokio::spawn(health::serve(admin_socket, admin::router(admin), never));
-    let outbound = serve_outbound(&args, outbound_socket, &configuration, telemetry.clone());
+    let outbound = serve_outbound(
+        &args,
+        outbound_socket,
+        &configuration,
+        telemetry.clone(),
+        deadlines,
+    );
     start_sources(&args, &configuration);
     tokio::spawn(sweep(
         Arc::clone(&configuration),
@@ -98,6 +112,7 @@ fn serve_outbound(
     socket: TcpListener,
     configuration: &Configuration,
     telemetry: Telemetry,
+    deadlines: Deadlines,
 ) -> Outbound {
     let admission = Admission::new(
         args.max_connections,
@@ -105,7 +120,7 @@ fn serve_outbound(
         args.outbound_port,
         telemetry.metrics.connections(),
     );
-    let stack = outbound::stack(Arc::clone(&configuration.snapshot), telemetry);
+    let stack = outbound::stack(Arc::clone(&configuration.snapshot), telemetry, deadlines);
     let (closing, connections) = (CancellationToken::new(), TaskTracker::new());
     let leave = Leave {
         draining: None,

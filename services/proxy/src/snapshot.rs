@@ -175,6 +175,16 @@ impl Snapshot {
         listeners.chain(outbound).chain([&unmatched]).cloned().collect()
     }
 
+    /// Lets the clusters that were carried over take what the document says about their policies, and finds for all the
+    /// clusters that answer instead. To be called once the snapshot is in use.
+    pub(crate) fn settle(&self) {
+        for (name, settings) in &self.document.config.clusters {
+            if let Some(cluster) = self.clusters.get(name) {
+                cluster.set_policies(settings, |other| self.clusters.get(other));
+            }
+        }
+    }
+
     /// Closes connections that have been idle for too long.
     pub(crate) fn sweep(&self) {
         let apps = self
@@ -197,10 +207,10 @@ fn cluster(
     known: impl Fn(&ClusterName) -> Option<Vec<SocketAddr>>,
 ) -> Arc<Cluster> {
     let before = previous.and_then(|previous| previous.clusters.get(name));
-    if let Some(same) = before.filter(|before| before.settings == *settings) {
+    if let Some(same) = before.filter(|before| before.is(settings)) {
         return Arc::clone(same);
     }
-    let cluster = Cluster::new(&name.to_string(), settings.clone());
+    let cluster = Cluster::new(&name.to_string(), settings);
     if let Some(addresses) = known(name) {
         cluster.replace(&addresses);
     }

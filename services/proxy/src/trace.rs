@@ -40,6 +40,24 @@ pub(crate) struct Trace {
     span: Option<Arc<Mutex<global::BoxedSpan>>>,
 }
 
+/// Names a trace; 32 lowercase hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct TraceId(u128);
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+#[cfg(test)]
+impl TraceId {
+    /// One for tests.
+    pub(crate) const fn of(number: u128) -> Self {
+        Self(number)
+    }
+}
+
 impl Trace {
     /// Begins a span whose parent is the caller's, or a trace of its own.
     pub(crate) fn begin(
@@ -106,10 +124,9 @@ impl Trace {
         span.end();
     }
 
-    /// 32 lowercase hexadecimal digits.
-    pub(crate) fn trace_id(&self) -> impl fmt::Display {
-        let id = self.trace_id;
-        fmt::from_fn(move |f| write!(f, "{id:032x}"))
+    /// The trace that it is a part of.
+    pub(crate) const fn trace_id(&self) -> TraceId {
+        TraceId(self.trace_id)
     }
 
     /// 16 lowercase hexadecimal digits.

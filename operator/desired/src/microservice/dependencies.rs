@@ -13,7 +13,7 @@ use trellis_api::{
 use trellis_proxy_config::{self as proxy, Cluster, ClusterName, Document, OutboundRoute};
 
 use super::{
-    Key, dependency, ports, routes, validate,
+    Key, dependency, ports, resilience, routes, validate,
     validated::{MeshTarget, ResolvedDependency},
 };
 
@@ -28,7 +28,8 @@ pub(super) fn resolve(
     live_deployment: Option<&Deployment>,
 ) -> Vec<ResolvedDependency> {
     let own = Key::of(cr);
-    cr.spec
+    let mut resolved: Vec<ResolvedDependency> = cr
+        .spec
         .depends_on
         .iter()
         .enumerate()
@@ -82,7 +83,27 @@ pub(super) fn resolve(
                 }
             }
         })
-        .collect()
+        .collect();
+    put_policies(cr, &mut resolved);
+    resolved
+}
+
+/// Puts what stands around its calls into the cluster of every dependency.
+fn put_policies(cr: &Microservice, resolved: &mut [ResolvedDependency]) {
+    let entries = &cr.spec.depends_on;
+    let names: Vec<(usize, ClusterName)> = resolved
+        .iter()
+        .filter_map(|dependency| Some((dependency.index, dependency.mesh.as_ref()?.route.cluster.clone())))
+        .collect();
+    for dependency in resolved {
+        let Some(mesh) = &mut dependency.mesh else {
+            continue;
+        };
+        let settings = resilience::of(cr, &entries[dependency.index]);
+        let others = names.iter().map(|(index, name)| (&entries[*index], name));
+        mesh.cluster.policy = resilience::policy(&settings);
+        mesh.cluster.fallback = resilience::fallback(&settings, others);
+    }
 }
 
 enum Found {
@@ -166,10 +187,7 @@ fn mesh_cluster(
                 microservice: key.name.clone(),
                 port: entry.port.clone().unwrap_or_else(|| UNKNOWN_PORT.to_owned()),
             },
-            Cluster {
-                protocol: proxy::Protocol::Http1,
-                dns: None,
-            },
+            Cluster::new(proxy::Protocol::Http1, None),
         )
     })
 }

@@ -1,6 +1,6 @@
 //! From a Microservice without faults and what was read to [`Validated`]: defaults and references.
 
-use std::sync::Arc;
+use std::{iter, sync::Arc};
 
 use k8s_openapi::{
     api::apps::v1::Deployment,
@@ -11,7 +11,7 @@ use trellis_api::{Microservice, Problem, names};
 use trellis_proxy_config::Document;
 
 use super::{
-    Fetched, Key, Settings, dependencies, gateways, interests, ports, routes,
+    Fetched, Key, Settings, dependencies, gateways, interests, ports, resilience, routes,
     validated::{
         DeclaredRoutes, DocumentOrder, GRACE_PERIOD, GatewayRole, Listener, LiveDeployment, PRE_STOP_DELAY,
         PodSettings, ProxySettings, Role, Scaling, ServiceRole, Validated,
@@ -37,7 +37,12 @@ pub(super) fn resolve(
         .collect();
     let role = match &spec.gateway {
         Some(gateway) => {
-            let table = routes::table(&key.namespace, gateway, &others, live_document.as_ref());
+            let mut table = routes::table(&key.namespace, gateway, &others, live_document.as_ref());
+            let resilience = spec.resilience.clone().unwrap_or_default();
+            for cluster in table.clusters.values_mut() {
+                cluster.policy = resilience::policy_of_gateway(&resilience);
+                cluster.fallback = resilience::fallback(&resilience, iter::empty());
+            }
             let listeners = ports::of(cr)
                 .into_iter()
                 .zip(&gateway.listeners)

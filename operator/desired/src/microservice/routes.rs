@@ -154,13 +154,11 @@ pub(super) fn cluster(key: &Key, port: &MeshPort) -> Option<(ClusterName, Cluste
         microservice: key.name.clone(),
         port: port.name.clone(),
     };
-    let cluster = Cluster {
-        protocol: ports::proxy_protocol(port.protocol)?,
-        dns: Some(Dns {
-            name: service_dns(&headless_service(&key.name), &key.namespace),
-            port: port.proxy_port?,
-        }),
+    let dns = Dns {
+        name: service_dns(&headless_service(&key.name), &key.namespace),
+        port: port.proxy_port?,
     };
+    let cluster = Cluster::new(ports::proxy_protocol(port.protocol)?, Some(dns));
     Some((name, cluster))
 }
 

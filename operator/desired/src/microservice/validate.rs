@@ -16,6 +16,7 @@ mod metadata;
 mod pod_metadata;
 mod ports;
 mod probes;
+mod resilience;
 mod resources;
 mod role;
 mod routes;
@@ -30,6 +31,10 @@ struct Problems(Vec<Problem>);
 impl Problems {
     fn error(&mut self, field: impl Into<String>, message: impl Into<String>) {
         self.0.push(Problem::error(field, message));
+    }
+
+    fn name(&self, field: &str) -> bool {
+        self.0.iter().any(|problem| problem.field == field)
     }
 
     fn warning(&mut self, field: impl Into<String>, message: impl Into<String>) {
@@ -48,6 +53,7 @@ pub(super) fn problems(cr: &Microservice) -> Vec<Problem> {
     environment::check(spec, &mut problems);
     bindings::check(spec, &mut problems);
     dependencies::check(cr, &mut problems);
+    resilience::check(cr, &mut problems);
     probes::check(spec, &mut problems);
     resources::check(spec, &mut problems);
     security::check(spec, &mut problems);

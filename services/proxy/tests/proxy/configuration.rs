@@ -302,13 +302,13 @@ async fn check_prints_every_fault() {
     bad.api_version = "proxy.trellis.dev/v9".to_owned();
     bad.config.clusters.insert(
         cluster("user", "http"),
-        trellis_proxy_config::Cluster {
-            protocol: Protocol::Http1,
-            dns: Some(Dns {
+        trellis_proxy_config::Cluster::new(
+            Protocol::Http1,
+            Some(Dns {
                 name: "a".to_owned(),
                 port: 1,
             }),
-        },
+        ),
     );
     bad.digest = String::new();
     for (document, code, expected) in [

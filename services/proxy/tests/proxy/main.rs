@@ -15,5 +15,6 @@ mod grpc;
 mod limits;
 mod messages;
 mod outbound;
+mod policies;
 mod streaming;
 mod telemetry;

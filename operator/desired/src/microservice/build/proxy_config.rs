@@ -111,14 +111,15 @@ fn outbound(service: &ServiceRole) -> (Vec<OutboundRoute>, BTreeMap<ClusterName,
         .dependencies
         .iter()
         .filter_map(|dependency| dependency.mesh.as_ref());
-    targets
-        .map(|target| {
-            (
-                target.route.clone(),
-                (target.route.cluster.clone(), target.cluster.clone()),
-            )
-        })
-        .unzip()
+    let (mut routes, mut clusters) = (Vec::new(), BTreeMap::new());
+    for target in targets {
+        routes.push(target.route.clone());
+        // Of entries that mean the same port the first one's policy holds.
+        clusters
+            .entry(target.route.cluster.clone())
+            .or_insert_with(|| target.cluster.clone());
+    }
+    (routes, clusters)
 }
 
 fn gateway_listeners(gateway: &GatewayRole) -> Vec<Listener> {

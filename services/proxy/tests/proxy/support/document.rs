@@ -83,7 +83,13 @@ impl Builder {
         });
         self.config
             .clusters
-            .insert(name.clone(), Cluster { protocol, dns });
+            .insert(name.clone(), Cluster::new(protocol, dns));
+        self
+    }
+
+    /// A cluster, changed.
+    pub fn changed(mut self, name: &ClusterName, change: impl FnOnce(&mut Cluster)) -> Self {
+        change(self.config.clusters.get_mut(name).unwrap());
         self
     }
 
@@ -91,7 +97,7 @@ impl Builder {
     pub fn cluster(mut self, name: &ClusterName, protocol: Protocol) -> Self {
         self.config
             .clusters
-            .insert(name.clone(), Cluster { protocol, dns: None });
+            .insert(name.clone(), Cluster::new(protocol, None));
         self
     }
 

@@ -1,0 +1,169 @@
+//! How long the caller of a request still waits: kept on the way in, and told on the way out.
+//!
+//! ```text
+//! caller --trellis-deadline-ms--> inbound --> app --> outbound --trellis-deadline-ms--> next
+//!                                    |                    ^
+//!                                    +---- by trace id ---+
+//! ```
+//!
+//! An app that hands the header on is believed. Most do not, but hand on `traceparent`; so what a request may still take is
+//! remembered by its trace for as long as the app works on it, and no request of that trace gets more. If several are
+//! under way, the one that has longest counts: another's hurry is not theirs.
+//!
+//! What this does not reach: an app that hands on neither.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use tower::Service;
+use trellis_resilience::{
+    deadline::{Call, Elapsed, wire},
+    drive::BoxFuture,
+};
+
+use crate::{
+    body::{Request, Response},
+    failure::Failure,
+    trace::{Trace, TraceId},
+};
+
+/// What requests that the app works on may still take, by trace id; clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Deadlines(Arc<Mutex<HashMap<TraceId, Waiting>>>);
+
+#[derive(Debug)]
+struct Waiting {
+    until: Instant,
+    requests: usize,
+}
+
+/// A request that the app works on.
+#[derive(Debug)]
+struct Noted {
+    deadlines: Deadlines,
+    trace_id: TraceId,
+}
+
+/// Ends requests to the app when their callers have stopped waiting.
+#[derive(Debug, Clone)]
+pub(crate) struct Within<S> {
+    deadlines: Deadlines,
+    inner: S,
+}
+
+impl Deadlines {
+    /// A layer around what sends to the app.
+    pub(crate) fn layer<S>(&self) -> impl tower::Layer<S, Service = Within<S>> + Clone + use<S> {
+        let deadlines = self.clone();
+        tower::layer::layer_fn(move |inner| Within {
+            deadlines: deadlines.clone(),
+            inner,
+        })
+    }
+
+    /// Bounds a request of the app by what its own caller has left.
+    pub(crate) fn bound(&self, request: &mut Request) {
+        let Some(trace_id) = request.extensions().get::<Trace>().map(Trace::trace_id) else {
+            return;
+        };
+        let Some(until) = self.lock().get(&trace_id).map(|waiting| waiting.until) else {
+            return;
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        let headers = request.headers_mut();
+        if wire::read(headers).is_none_or(|own| left < own) {
+            let call = Call::of(headers);
+            wire::write(headers, call, Some(left));
+        }
+    }
+
+    fn note(&self, trace_id: TraceId, until: Instant) -> Noted {
+        let mut waiting = self.lock();
+        let of_trace = waiting.entry(trace_id).or_insert(Waiting { until, requests: 0 });
+        of_trace.until = of_trace.until.max(until);
+        of_trace.requests += 1;
+        Noted {
+            deadlines: self.clone(),
+            trace_id,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TraceId, Waiting>> {
+        // Nothing is left half-changed by a panic under this lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        let mut waiting = self.deadlines.lock();
+        if let Some(of_trace) = waiting.get_mut(&self.trace_id) {
+            of_trace.requests -= 1;
+            if of_trace.requests == 0 {
+                waiting.remove(&self.trace_id);
+            }
+        }
+    }
+}
+
+impl<S> Service<Request> for Within<S>
+where
+    S: Service<Request, Response = Response, Error = Failure, Future = BoxFuture<Result<Response, Failure>>>,
+{
+    type Response = Response;
+    type Error = Failure;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request) -> S::Future {
+        let until = wire::read(request.headers()).and_then(|left| Instant::now().checked_add(left));
+        let Some(until) = until else {
+            return self.inner.call(request);
+        };
+        let trace_id = request.extensions().get::<Trace>().map(Trace::trace_id);
+        let noted = trace_id.map(|trace_id| self.deadlines.note(trace_id, until));
+        let headers = request.headers_mut();
+        let left = until.saturating_duration_since(Instant::now());
+        let call = Call::of(headers);
+        wire::write(headers, call, Some(left));
+        let answered = self.inner.call(request);
+        Box::pin(async move {
+            let _noted = noted;
+            let answered = tokio::time::timeout_at(until.into(), answered).await;
+            answered.unwrap_or_else(|_| Err(Elapsed::Request.into()))
+        })
+    }
+}
+
+/// Takes away what a stranger says about its deadline in our own words.
+pub(crate) fn forget(request: &mut Request) {
+    request.headers_mut().remove(wire::DEADLINE);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn of_several_requests_of_a_trace_the_one_that_has_longest_counts_until_all_are_done() {
+        let (deadlines, trace) = (Deadlines::default(), TraceId::of(7));
+        let now = Instant::now();
+        let until = |deadlines: &Deadlines| deadlines.lock().get(&trace).map(|waiting| waiting.until);
+        let long = deadlines.note(trace, now + Duration::from_secs(2));
+        let short = deadlines.note(trace, now + Duration::from_secs(1));
+        assert_eq!(until(&deadlines), Some(now + Duration::from_secs(2)));
+        drop(long);
+        assert!(until(&deadlines).is_some());
+        drop(short);
+        assert!(deadlines.lock().is_empty());
+    }
+}

@@ -1,0 +1,126 @@
+//! What the policies of each cluster do, read when somebody asks.
+//!
+//! Bounded by the document in use: a cluster that goes takes its figures along.
+
+use std::{fmt, sync::Arc, sync::atomic::Ordering};
+
+use arc_swap::ArcSwapOption;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet},
+    metrics::MetricType,
+};
+use trellis_resilience::breaker::Phase;
+
+use crate::{cluster::Cluster, snapshot::Snapshot};
+
+/// Figures of the clusters of the snapshot in use.
+#[derive(Debug)]
+pub(crate) struct OfPolicies(pub(crate) Arc<ArcSwapOption<Snapshot>>);
+
+#[derive(Debug, Clone, EncodeLabelSet)]
+struct ClusterLabels {
+    cluster: String,
+}
+
+#[derive(Debug, Clone, EncodeLabelSet)]
+struct EndpointLabels {
+    cluster: String,
+    endpoint: String,
+}
+
+/// What a cluster is asked for.
+type Figure<T> = fn(&Cluster) -> Option<T>;
+
+impl Collector for OfPolicies {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let snapshot = self.0.load_full();
+        let clusters: Vec<&Arc<Cluster>> = snapshot
+            .iter()
+            .flat_map(|snapshot| snapshot.clusters.values())
+            .collect();
+        let gauges: [(&str, &str, Figure<i64>); 3] = [
+            (
+                "circuit_breaker_state",
+                "Circuit breaker of a cluster: 0 closed, 1 open, 2 half-open",
+                |cluster| Some(number(cluster.policies()?.phase()?)),
+            ),
+            (
+                "bulkhead_requests",
+                "Requests under way, from choosing a target to the end of the response's body",
+                |cluster| Some(cluster.policies()?.load().0.into()),
+            ),
+            ("bulkhead_waiting", "Requests that wait for a place", |cluster| {
+                i64::try_from(cluster.policies()?.load().1).ok()
+            }),
+        ];
+        for (name, help, figure) in gauges {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for cluster in &clusters {
+                if let Some(figure) = figure(cluster) {
+                    metric.encode_family(&labels(cluster))?.encode_gauge(&figure)?;
+                }
+            }
+        }
+        let counters: [(&str, &str, Figure<u64>); 4] = [
+            (
+                "circuit_breaker_opened",
+                "Times that a circuit breaker opened",
+                |cluster| Some(cluster.policies()?.counts().openings.load(Ordering::Relaxed)),
+            ),
+            ("retries", "Tries after the first", |cluster| {
+                Some(cluster.policies()?.counts().retries.load(Ordering::Relaxed))
+            }),
+            (
+                "retries_out_of_budget",
+                "Tries that were worth it and for which there was no budget",
+                |cluster| Some(cluster.policies()?.counts().out_of_budget.load(Ordering::Relaxed)),
+            ),
+            ("fallbacks", "Answers of the fallback", |cluster| {
+                Some(cluster.policies()?.counts().fallbacks.load(Ordering::Relaxed))
+            }),
+        ];
+        for (name, help, figure) in counters {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for cluster in &clusters {
+                if let Some(figure) = figure(cluster) {
+                    let labels = labels(cluster);
+                    let mut member = metric.encode_family(&labels)?;
+                    member.encode_counter::<NoLabelSet, _, u64>(&figure, None)?;
+                }
+            }
+        }
+        let mut metric = encoder.encode_descriptor(
+            "endpoint_circuit_breaker_state",
+            "Circuit breaker of an endpoint: 0 closed, 1 open, 2 half-open",
+            None,
+            MetricType::Gauge,
+        )?;
+        for cluster in &clusters {
+            for endpoint in cluster.endpoints().iter() {
+                if let Some(phase) = endpoint.phase() {
+                    let labels = EndpointLabels {
+                        cluster: cluster.name.to_string(),
+                        endpoint: endpoint.address.to_string(),
+                    };
+                    metric.encode_family(&labels)?.encode_gauge(&number(phase))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn labels(cluster: &Cluster) -> ClusterLabels {
+    ClusterLabels {
+        cluster: cluster.name.to_string(),
+    }
+}
+
+const fn number(phase: Phase) -> i64 {
+    match phase {
+        Phase::Closed => 0,
+        Phase::Open => 1,
+        Phase::HalfOpen => 2,
+    }
+}
