@@ -36,6 +36,9 @@ use crate::trace;
 /// Header by which a proxy marks an answer that it made itself, such as a 404 for "no route".
 pub const MADE_BY_PROXY: &str = "x-trellis-origin";
 
+/// Header by which the sidecar is told how long an answer is waited for, in milliseconds.
+const DEADLINE: &str = "trellis-deadline-ms";
+
 /// Shorter than servers keep idle connections, so that a request never meets one that is being closed.
 const POOL_IDLE: Duration = Duration::from_secs(15);
 const MAX_BODY: usize = 256 * 1024;
@@ -151,6 +154,7 @@ impl Client {
             .method(Method::GET)
             .uri(self.base.join(segments).map_err(Error::Build)?)
             .header(header::ACCEPT, "application/json")
+            .header(DEADLINE, told(self.deadline))
             .body(Empty::new())
             .map_err(Error::Build)?;
         trace::inject(cx, request.headers_mut());
@@ -177,6 +181,12 @@ impl Client {
             }),
         }
     }
+}
+
+/// What the sidecar is told of a deadline: a little less, so that it is the first to see that time is up, and knows of whom.
+fn told(deadline: Duration) -> u64 {
+    let reserve = (deadline / 20).min(Duration::from_millis(100));
+    u64::try_from((deadline - reserve).as_millis()).unwrap_or(u64::MAX)
 }
 
 impl BaseUrl {

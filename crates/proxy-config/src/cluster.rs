@@ -97,8 +97,7 @@ fn is_usual(policy: &Policy) -> bool {
 pub enum Fallback {
     /// Always the same.
     Static(StaticAnswer),
-    /// What this cluster answers. It has no policy of its own then: a second one would not stay within the first one's
-    /// bounds.
+    /// What this cluster answers, by its own policy but without its own fallback.
     Cluster(ClusterName),
 }
 

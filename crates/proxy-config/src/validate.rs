@@ -202,6 +202,9 @@ fn check_clusters(document: &Document, faults: &mut Faults) {
             faults.add(format!("{at}.policy"), fault.to_string());
         }
         match &cluster.fallback {
+            Some(Fallback::Cluster(other)) if other == name => {
+                faults.add(format!("{at}.fallback"), "is the cluster itself");
+            }
             Some(Fallback::Cluster(other)) if !clusters.contains_key(other) => {
                 faults.add(
                     format!("{at}.fallback"),

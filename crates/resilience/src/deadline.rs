@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     fault::{self, Fault},
-    outcome::Verdict,
+    outcome::{Outcome, Verdict},
     wire as config_wire,
 };
 
@@ -59,6 +59,11 @@ pub struct TryEnd {
     /// Whether time that is up says something about the target ([`Settings::is_telling`]).
     pub telling: bool,
 }
+
+/// When the caller of a request stops waiting, by its own word. For gRPC this is what the next hop is told: the policy's total
+/// ends with the head of the response, and a stream may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallerEnd(pub Instant);
 
 /// The two kinds of calls that deadlines differ for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,9 +151,13 @@ impl Settings {
         given >= TELLING || own.is_some_and(|own| given >= own / 2)
     }
 
-    /// How long a try that begins now may take. None: without end. Zero: the deadline has passed.
+    /// How long a try that begins now may take. None: without end. Zero: the deadline has passed. gRPC that has no deadline has
+    /// none for its tries either.
     #[must_use]
-    pub fn for_try(&self, deadline: Option<Deadline>, now: Instant) -> Option<Duration> {
+    pub fn for_try(&self, call: Call, deadline: Option<Deadline>, now: Instant) -> Option<Duration> {
+        if call == Call::Grpc && deadline.is_none() {
+            return None;
+        }
         let left = deadline.map(|deadline| deadline.remaining(now));
         match (left, self.per_try) {
             (Some(left), Some(per_try)) => Some(left.min(per_try)),
@@ -158,6 +167,15 @@ impl Settings {
 }
 
 impl TryEnd {
+    /// What a try says about its target that ended so. Time that was up says nothing if the try had too little of it.
+    #[must_use]
+    pub fn judge(end: Option<Self>, outcome: &Outcome) -> Verdict {
+        match (end, outcome) {
+            (Some(Self { telling: false, .. }), Outcome::Timeout) => Verdict::Unknown,
+            _ => outcome.verdict(),
+        }
+    }
+
     /// What a try that was dropped now says about its target.
     #[must_use]
     pub fn verdict(self, now: Instant) -> Verdict {
@@ -229,15 +247,21 @@ mod tests {
             per_try: Some(millis(50)),
         };
         let deadline = Some(Deadline::at(now + millis(70)));
-        assert_eq!(settings.for_try(None, now), Some(millis(50)));
-        assert_eq!(settings.for_try(deadline, now), Some(millis(50)));
-        assert_eq!(settings.for_try(deadline, now + millis(40)), Some(millis(30)));
-        assert_eq!(settings.for_try(deadline, now + millis(90)), Some(Duration::ZERO));
+        assert_eq!(settings.for_try(Call::Http, None, now), Some(millis(50)));
+        assert_eq!(settings.for_try(Call::Http, deadline, now), Some(millis(50)));
+        assert_eq!(
+            settings.for_try(Call::Http, deadline, now + millis(40)),
+            Some(millis(30))
+        );
+        assert_eq!(
+            settings.for_try(Call::Http, deadline, now + millis(90)),
+            Some(Duration::ZERO)
+        );
         let without = Settings {
             total: None,
             per_try: None,
         };
-        assert_eq!(without.for_try(None, now), None);
+        assert_eq!(without.for_try(Call::Http, None, now), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@
 pub mod layer;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -63,6 +63,8 @@ pub struct StaticAnswer {
     pub content_type: HeaderValue,
     /// Its body.
     pub body: Bytes,
+    /// What else its head says.
+    pub headers: HeaderMap,
 }
 
 impl<Service> Settings<Service> {
@@ -85,6 +87,7 @@ impl StaticAnswer {
     pub fn response<B: From<Bytes>>(&self) -> Response<B> {
         let mut response = Response::new(B::from(self.body.clone()));
         *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers.clone();
         response
             .headers_mut()
             .insert(CONTENT_TYPE, self.content_type.clone());
@@ -134,6 +137,7 @@ mod tests {
             status: StatusCode::OK,
             content_type: HeaderValue::from_static("application/json"),
             body: Bytes::from_static(b"[]"),
+            headers: HeaderMap::new(),
         }))
     }
 

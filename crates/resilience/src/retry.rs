@@ -13,7 +13,8 @@
 //! **Pause.** Exponential with full jitter: a random time from zero to 25 ms, 50 ms, ... 250 ms ("Exponential Backoff And
 //! Jitter", AWS Architecture Blog, 2015; the numbers are Envoy's). What the server asks for (`Retry-After`,
 //! `grpc-retry-pushback-ms`) comes first and the random pause on top of it, so that those who were turned away together do
-//! not come back together. If the server asks for more than is left, its answer is the answer.
+//! not come back together. If the server asks for
+//! more than is left, or than a second ([`LONGEST_WAIT`]), its answer is the answer.
 //!
 //! **What it does not protect against**: a service that is overloaded (retries are load; the [budget](crate::budget)
 //! bounds them), double effects of a method that was declared idempotent and is not, and failures after the response's
@@ -38,6 +39,10 @@ use crate::{
     outcome::{GrpcCode, Outcome, Pushback, Refusal},
     wire,
 };
+
+/// Longest that a request waits because its server asks for it. Who wants more time gets it: its answer is the answer, and the
+/// caller is told when to come back, instead of being kept waiting with a place in the bulkhead.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// What is tried again, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,7 +182,11 @@ impl Settings {
         }
         let asked = match pushback(&tried.outcome) {
             None => Duration::ZERO,
-            Some(Pushback::After(asked)) if tried.left.is_none_or(|left| asked < left) => asked,
+            Some(Pushback::After(asked))
+                if asked <= LONGEST_WAIT && tried.left.is_none_or(|left| asked < left) =>
+            {
+                asked
+            }
             Some(_) => return keep(Kept::Pushback),
         };
         let pause = asked.saturating_add(self.backoff.pause(tried.attempts, chance));

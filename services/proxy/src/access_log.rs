@@ -53,7 +53,10 @@ pub(crate) struct Line<'a> {
     pub(crate) upstream: Option<std::net::SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<&'static str>,
-    /// Tries that policies made, if more than one.
+    /// The fallback answered.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) fallback: bool,
+    /// Which try was answered, if not the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tries: Option<u32>,
     /// What the circuit breaker did when the request came, if it was not closed.

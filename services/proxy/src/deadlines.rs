@@ -8,7 +8,9 @@
 //!
 //! An app that hands the header on is believed. Most do not, but hand on `traceparent`; so what a request may still take is
 //! remembered by its trace for as long as the app works on it, and no request of that trace gets more. If several are
-//! under way, the one that has longest counts: another's hurry is not theirs.
+//! under way, the one that has longest counts: another's hurry is not theirs. A little is kept back, so that the app still has
+//! time to answer what it asked in vain, or its proxy for the fallback. A gRPC call that says nothing of time may be a stream
+//! and is left alone.
 //!
 //! What this does not reach: an app that hands on neither.
 
@@ -16,7 +18,7 @@ use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tower::Service;
@@ -31,13 +33,18 @@ use crate::{
     trace::{Trace, TraceId},
 };
 
+/// What is kept back of what is left: a twentieth, and no more than this.
+const KEPT_BACK: u32 = 20;
+const MOST_KEPT_BACK: Duration = Duration::from_millis(100);
+
 /// What requests that the app works on may still take, by trace id; clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Deadlines(Arc<Mutex<HashMap<TraceId, Waiting>>>);
 
 #[derive(Debug)]
 struct Waiting {
-    until: Instant,
+    /// None: one of them has no deadline.
+    until: Option<Instant>,
     requests: usize,
 }
 
@@ -70,21 +77,22 @@ impl Deadlines {
         let Some(trace_id) = request.extensions().get::<Trace>().map(Trace::trace_id) else {
             return;
         };
-        let Some(until) = self.lock().get(&trace_id).map(|waiting| waiting.until) else {
+        let Some(until) = self.lock().get(&trace_id).and_then(|waiting| waiting.until) else {
             return;
         };
         let left = until.saturating_duration_since(Instant::now());
+        let left = left - (left / KEPT_BACK).min(MOST_KEPT_BACK);
         let headers = request.headers_mut();
-        if wire::read(headers).is_none_or(|own| left < own) {
-            let call = Call::of(headers);
+        let (call, own) = (Call::of(headers), wire::read(headers));
+        if own.map_or(call == Call::Http, |own| left < own) {
             wire::write(headers, call, Some(left));
         }
     }
 
-    fn note(&self, trace_id: TraceId, until: Instant) -> Noted {
+    fn note(&self, trace_id: TraceId, until: Option<Instant>) -> Noted {
         let mut waiting = self.lock();
         let of_trace = waiting.entry(trace_id).or_insert(Waiting { until, requests: 0 });
-        of_trace.until = of_trace.until.max(until);
+        of_trace.until = of_trace.until.zip(until).map(|(one, other)| one.max(other));
         of_trace.requests += 1;
         Noted {
             deadlines: self.clone(),
@@ -124,11 +132,15 @@ where
 
     fn call(&mut self, mut request: Request) -> S::Future {
         let until = wire::read(request.headers()).and_then(|left| Instant::now().checked_add(left));
-        let Some(until) = until else {
-            return self.inner.call(request);
-        };
         let trace_id = request.extensions().get::<Trace>().map(Trace::trace_id);
         let noted = trace_id.map(|trace_id| self.deadlines.note(trace_id, until));
+        let Some(until) = until else {
+            let answered = self.inner.call(request);
+            return Box::pin(async move {
+                let _noted = noted;
+                answered.await
+            });
+        };
         let headers = request.headers_mut();
         let left = until.saturating_duration_since(Instant::now());
         let call = Call::of(headers);
@@ -149,20 +161,20 @@ pub(crate) fn forget(request: &mut Request) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
     fn of_several_requests_of_a_trace_the_one_that_has_longest_counts_until_all_are_done() {
         let (deadlines, trace) = (Deadlines::default(), TraceId::of(7));
         let now = Instant::now();
-        let until = |deadlines: &Deadlines| deadlines.lock().get(&trace).map(|waiting| waiting.until);
-        let long = deadlines.note(trace, now + Duration::from_secs(2));
-        let short = deadlines.note(trace, now + Duration::from_secs(1));
+        let until = |deadlines: &Deadlines| deadlines.lock().get(&trace).and_then(|waiting| waiting.until);
+        let long = deadlines.note(trace, Some(now + Duration::from_secs(2)));
+        let short = deadlines.note(trace, Some(now + Duration::from_secs(1)));
         assert_eq!(until(&deadlines), Some(now + Duration::from_secs(2)));
-        drop(long);
-        assert!(until(&deadlines).is_some());
+        let without = deadlines.note(trace, None);
+        assert_eq!(until(&deadlines), None, "one of them has no deadline");
+        drop((long, without));
+        assert!(!deadlines.lock().is_empty());
         drop(short);
         assert!(deadlines.lock().is_empty());
     }

@@ -273,13 +273,15 @@ pub(crate) fn mark(headers: &mut HeaderMap, reason: Reason) {
     headers.insert(REASON, HeaderValue::from_static(reason.as_str()));
 }
 
+/// Whether a response was made by a proxy, for this reason.
+pub(crate) fn is_marked(headers: &HeaderMap, reason: Reason) -> bool {
+    headers.get(REASON).is_some_and(|it| it == reason.as_str()) && headers.contains_key(ORIGIN)
+}
+
 /// Whether a response is another proxy's word that it could not hand the request to its app at all.
 pub(crate) fn is_undelivered(headers: &HeaderMap) -> bool {
     let reasons = [Reason::ConnectFailed, Reason::ConnectTimeout];
-    headers.contains_key(ORIGIN)
-        && headers
-            .get(REASON)
-            .is_some_and(|reason| reasons.iter().any(|known| reason == known.as_str()))
+    reasons.iter().any(|reason| is_marked(headers, *reason))
 }
 
 /// Removes the marks of a proxy's own answers from what an app answered.

@@ -26,8 +26,8 @@ use http::{
 use http_body::Body as _;
 use tower::Service;
 use trellis_resilience::{
-    breaker::layer::Permit,
-    deadline::Call,
+    breaker::layer::{Permit, Probe},
+    deadline::{Call, TryEnd},
     outcome::Verdict,
     retry::replay::{LIMIT, Replay},
 };
@@ -140,7 +140,12 @@ pub(crate) async fn send(cluster: &Cluster, request: Request) -> Result<Response
     // Asked before, and of these: those that surely cannot take the request.
     let (mut asked, mut away) = (Vec::new(), Vec::new());
     let (mut last, mut tries) = (None, 0);
-    while tries < MAX_TRIES {
+    // What decides whether a circuit breaker closes goes to one place.
+    let most = match head.extensions.get::<Probe>() {
+        Some(Probe) => 1,
+        None => MAX_TRIES,
+    };
+    while tries < most {
         let Some(endpoint) = cluster.choose(&asked).or_else(|| cluster.choose(&away)) else {
             break;
         };
@@ -195,7 +200,7 @@ async fn attempt(
     let (body, replay) = Replay::new(body, LIMIT);
     let sent = endpoint.send(copy(head, body.into())).await;
     if let Some(permit) = permit {
-        permit.record(verdict(&sent));
+        permit.record(verdict(&sent, head.extensions.get::<TryEnd>().copied()));
     }
     let (failure, standing) = match sent {
         // If it cannot go elsewhere, what the other proxy says is the best answer there is.
@@ -225,9 +230,10 @@ async fn attempt(
 }
 
 /// What an endpoint's answer says about it.
-fn verdict(sent: &Result<Response, SendError>) -> Verdict {
+fn verdict(sent: &Result<Response, SendError>, end: Option<TryEnd>) -> Verdict {
     match sent {
-        Ok(response) => policies::outcome(Ok(response)).verdict(),
+        Ok(response) => TryEnd::judge(end, &policies::outcome(Ok(response))),
+        Err(SendError::Broken(Cause::Exchange(error))) if is_of_caller(error) => Verdict::Unknown,
         Err(SendError::Unsent(_, Cause::Connect(_)) | SendError::Broken(_)) => Verdict::Failure,
         // It was just leaving, or closed a connection that had been idle.
         Err(SendError::Unsent(_, Cause::Exchange(_)) | SendError::Unprocessed(_) | SendError::Closed(_)) => {
@@ -261,6 +267,11 @@ fn undelivered(cluster: &Cluster, address: SocketAddr) -> Failure {
     failure
 }
 
+/// The only "user" is the body that came from the caller.
+fn is_of_caller(error: &hyper::Error) -> bool {
+    error.is_user() || error.is_body_write_aborted()
+}
+
 fn broken(cluster: &Cluster, address: SocketAddr, cause: &Cause) -> Failure {
     let name = &cluster.name;
     let (reason, what) = match cause {
@@ -276,8 +287,7 @@ fn broken(cluster: &Cluster, address: SocketAddr, cause: &Cause) -> Failure {
             Reason::ConnectTimeout,
             format!("no endpoint of {name} took the connection in time"),
         ),
-        // The only "user" is the body that came from the caller.
-        Cause::Exchange(error) if error.is_user() || error.is_body_write_aborted() => {
+        Cause::Exchange(error) if is_of_caller(error) => {
             (Reason::CallerAborted, "the request's body ended early".to_owned())
         }
         Cause::Exchange(error) => {

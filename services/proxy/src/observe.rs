@@ -21,7 +21,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 use http_body::{Body as _, Frame, SizeHint};
 use opentelemetry::KeyValue;
 use tower::Service;
-use trellis_resilience::{breaker::Phase, retry::layer::Attempt};
+use trellis_resilience::{breaker::Phase, fallback::layer::Fell, retry::layer::Attempt};
 
 use crate::{
     access_log::{AccessLog, Line},
@@ -93,6 +93,7 @@ struct Answer {
     made_here: Option<MadeHere>,
     again: Option<Attempt>,
     breaker: Option<Phase>,
+    fallback: bool,
 }
 
 /// A request's body, counted.
@@ -211,6 +212,7 @@ impl Record {
             made_here: extensions.get::<MadeHere>().copied(),
             again: extensions.get::<Attempt>().copied(),
             breaker: extensions.get::<Phase>().copied(),
+            fallback: extensions.get::<Fell>().is_some(),
         });
         self.note_grpc_status(response.headers());
     }
@@ -275,6 +277,7 @@ impl Drop for Record {
             route: &self.labels.route,
             cluster: self.cluster.as_deref(),
             upstream: answer.as_ref().and_then(|answer| answer.upstream),
+            fallback: answer.as_ref().is_some_and(|answer| answer.fallback),
             tries: answer
                 .as_ref()
                 .and_then(|answer| answer.again)

@@ -9,7 +9,6 @@
 //! documents: new settings are taken in by what is there, and a request ends under the settings that it began under.
 
 use std::{
-    convert::Infallible,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
@@ -39,7 +38,10 @@ use trellis_resilience::{
         layer::{DeadlineLayer, TryTimeoutLayer},
     },
     drive::BoxFuture,
-    fallback::{self, Otherwise, layer::FallbackLayer},
+    fallback::{
+        self, Otherwise,
+        layer::{FallbackLayer, Fell},
+    },
     outcome::{Answer, GrpcCode, Outcome, Refusal},
     policy::Policy,
     retry::{
@@ -102,10 +104,6 @@ type Other = BoxCloneSyncService<http::Request<ReplayBody<Body>>, Response, Fail
 #[derive(Debug, Clone)]
 struct Balance(Arc<Cluster>);
 
-/// Marks an answer of the fallback, for logs. Travels in the response's extensions.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Fell;
-
 impl Policies {
     /// Policies of a cluster of this name. The fallback comes with [`Policies::set`], when its cluster is there.
     pub(crate) fn new(cluster: &Arc<str>, policy: &Policy) -> Self {
@@ -142,7 +140,9 @@ impl Policies {
         let policy = &settings.policy;
         let fallback = settings.fallback.as_ref().and_then(|fallback| match fallback {
             config::Fallback::Static(answer) => always(answer),
-            config::Fallback::Cluster(name) => other(name).map(instead),
+            config::Fallback::Cluster(name) => {
+                other(name).map(|cluster| Otherwise::Service(instead(cluster)))
+            }
         });
         if let Some(breaker) = &policy.breaker {
             self.breaker.reconfigure(breaker.clone());
@@ -176,6 +176,9 @@ impl Policies {
         if let Ok(response) = &mut sent {
             if response.extensions().get::<Fell>().is_some() {
                 self.counts.fallbacks.fetch_add(1, Ordering::Relaxed);
+                if failure::is_marked(response.headers(), Reason::Fallback) {
+                    response.extensions_mut().insert(MadeHere(Reason::Fallback));
+                }
             }
             if let Some(breaker) = breaker {
                 response.extensions_mut().insert(breaker);
@@ -213,7 +216,7 @@ impl Policies {
 impl Active {
     fn new(
         policy: &Policy,
-        fallback: Option<Other>,
+        fallback: Option<Otherwise<Other>>,
         breaker: &SharedBreaker,
         budget: &SharedBudget,
         bulkhead: &SharedBulkhead,
@@ -237,9 +240,7 @@ impl Active {
                 .breaker
                 .is_some()
                 .then(|| BreakerLayer::new(breaker.clone(), classify)),
-            fallback: fallback.map(|other| {
-                FallbackLayer::new(fallback::Settings::new(Otherwise::Service(other)), classify)
-            }),
+            fallback: fallback.map(|other| FallbackLayer::new(fallback::Settings::new(other), classify)),
         }
     }
 
@@ -287,24 +288,19 @@ impl Service<http::Request<ReplayBody<Body>>> for Balance {
 }
 
 /// An answer that is always the same.
-fn always(answer: &config::StaticAnswer) -> Option<Other> {
+fn always(answer: &config::StaticAnswer) -> Option<Otherwise<Other>> {
     // Validation has found what cannot be in a head.
     let status = StatusCode::from_u16(answer.status).ok()?;
     let content_type = HeaderValue::from_str(&answer.content_type).ok()?;
     let body = bytes::Bytes::from(answer.body.clone());
-    let answer = fallback::StaticAnswer {
+    let mut headers = HeaderMap::new();
+    failure::mark(&mut headers, Reason::Fallback);
+    Some(Otherwise::Static(fallback::StaticAnswer {
         status,
         content_type,
         body,
-    };
-    let service = tower::service_fn(move |_| {
-        let mut response: Response = answer.response();
-        failure::mark(response.headers_mut(), Reason::Fallback);
-        response.extensions_mut().insert(MadeHere(Reason::Fallback));
-        response.extensions_mut().insert(Fell);
-        std::future::ready(Ok::<_, Infallible>(response))
-    });
-    Some(BoxCloneSyncService::new(service.map_err(|never| match never {})))
+        headers,
+    }))
 }
 
 /// What another cluster answers, as long as there is one.
@@ -318,9 +314,7 @@ fn instead(cluster: &Arc<Cluster>) -> Other {
                 let gone = || Failure::new(Reason::NoEndpoints, "the service that answers instead is gone");
                 let cluster = cluster.ok_or_else(gone)?;
                 let policies = cluster.policies().ok_or_else(gone)?;
-                let mut response = policies.send_plainly(&cluster, request.map(Body::from)).await?;
-                response.extensions_mut().insert(Fell);
-                Ok(response)
+                policies.send_plainly(&cluster, request.map(Body::from)).await
             }
         },
     ))
@@ -348,6 +342,8 @@ fn placed(response: http::Response<PlacedBody<Body>>) -> Response {
 /// What became of a request, in the words of the policies.
 pub(crate) fn outcome(result: Result<&Response, &Failure>) -> Outcome {
     match result {
+        // The proxy at the other end looks at the same deadline and may be the first to say so.
+        Ok(response) if failure::is_marked(response.headers(), Reason::DeadlineExceeded) => Outcome::Timeout,
         Ok(response) => Outcome::Answered(answer(response)),
         Err(failure) => match failure.reason {
             Reason::ConnectFailed | Reason::ConnectTimeout => Outcome::ConnectFailed,

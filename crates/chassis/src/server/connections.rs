@@ -110,7 +110,10 @@ pub(super) async fn serve(
                     listener = None;
                     connections.abort_all();
                 } else if listener.is_none() && let Some(address) = address {
-                    listener = TcpListener::bind(address).await.ok();
+                    match TcpListener::bind(address).await {
+                        Ok(bound) => listener = Some(bound),
+                        Err(error) => tracing::error!(%error, "failed to open the port again"),
+                    }
                 }
             },
             accepted = accept => match accepted {

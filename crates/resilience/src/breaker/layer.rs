@@ -36,6 +36,10 @@ pub struct Permit {
     end: Option<TryEnd>,
 }
 
+/// This try decides whether a half-open breaker closes: it goes to one place, once. In its extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe;
+
 /// Makes [`BreakerService`].
 #[derive(Debug, Clone)]
 pub struct BreakerLayer<C> {
@@ -110,6 +114,12 @@ impl Permit {
         self
     }
 
+    /// Whether the try decides if the breaker closes.
+    #[must_use]
+    pub fn is_probe(&self) -> bool {
+        self.pass.as_ref().is_some_and(Pass::is_probe)
+    }
+
     /// Gives it back with what became of the try.
     pub fn record(mut self, verdict: Verdict) {
         if let Some(pass) = self.pass.take() {
@@ -164,17 +174,20 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let end = request.extensions().get::<TryEnd>().copied();
         let permit = match self.breaker.acquire() {
             Ok(permit) => permit.until(end),
             Err(refused) => return Box::pin(std::future::ready(Err(refused.into()))),
         };
+        if permit.is_probe() {
+            request.extensions_mut().insert(Probe);
+        }
         let classify = self.classify.clone();
         let answered = self.inner.call(request);
         Box::pin(async move {
             let result = answered.await;
-            permit.record(classify.outcome(result.as_ref()).verdict());
+            permit.record(TryEnd::judge(end, &classify.outcome(result.as_ref())));
             result
         })
     }

@@ -12,7 +12,7 @@ use http::Request;
 use tokio::time;
 use tower::{Layer, Service};
 
-use super::{Call, Deadline, Elapsed, Settings, TryEnd, wire};
+use super::{Call, CallerEnd, Deadline, Elapsed, Settings, TryEnd, wire};
 use crate::drive::{self, BoxFuture};
 
 /// Makes [`DeadlineService`].
@@ -70,7 +70,11 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let headers = request.headers();
         let (call, callers) = (Call::of(headers), wire::read(headers));
-        let Some(deadline) = self.settings.deadline(drive::now(), call, callers) else {
+        let now = drive::now();
+        if let Some(end) = callers.and_then(|left| now.checked_add(left)) {
+            request.extensions_mut().insert(CallerEnd(end));
+        }
+        let Some(deadline) = self.settings.deadline(now, call, callers) else {
             return Box::pin(self.inner.call(request));
         };
         request.extensions_mut().insert(deadline);
@@ -93,9 +97,16 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let now = drive::now();
         let deadline = request.extensions().get::<Deadline>().copied();
-        let left = self.settings.for_try(deadline, now);
         let call = Call::of(request.headers());
-        wire::write(request.headers_mut(), call, left);
+        let left = self.settings.for_try(call, deadline, now);
+        let told = match call {
+            Call::Http => left,
+            Call::Grpc => {
+                let end = request.extensions().get::<CallerEnd>();
+                end.map(|CallerEnd(end)| end.saturating_duration_since(now))
+            }
+        };
+        wire::write(request.headers_mut(), call, told);
         let Some(end) = left.and_then(|left| now.checked_add(left)) else {
             return Box::pin(self.inner.call(request));
         };

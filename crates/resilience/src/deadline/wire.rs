@@ -27,7 +27,7 @@ const UNITS: [(u8, u128); 6] = [
 ];
 const MOST_DIGITS: u128 = 99_999_999;
 
-/// What the caller has left, by its headers.
+/// What the caller has left, by its headers. `grpc-timeout` is gRPC's word and nobody else's.
 #[must_use]
 pub fn read(headers: &HeaderMap) -> Option<Duration> {
     let own = headers
@@ -35,6 +35,7 @@ pub fn read(headers: &HeaderMap) -> Option<Duration> {
         .and_then(|value| parse_millis(value.as_bytes()));
     let grpc = headers
         .get(GRPC_TIMEOUT)
+        .filter(|_| Call::of(headers) == Call::Grpc)
         .and_then(|value| parse_grpc(value.as_bytes()));
     match (own, grpc) {
         (Some(own), Some(grpc)) => Some(own.min(grpc)),
@@ -138,7 +139,10 @@ mod tests {
             (Some("99999999999999999999"), None, None),
             (None, None, None),
         ] {
-            let mut headers = HeaderMap::new();
+            let mut headers = HeaderMap::from_iter([(
+                http::header::CONTENT_TYPE,
+                HeaderValue::from_static("application/grpc"),
+            )]);
             for (name, value) in [(DEADLINE, own), (GRPC_TIMEOUT, grpc)] {
                 if let Some(value) = value {
                     headers.insert(name, HeaderValue::from_static(value));
@@ -149,6 +153,9 @@ mod tests {
                 millis.map(Duration::from_millis),
                 "{own:?} {grpc:?}"
             );
+            headers.remove(http::header::CONTENT_TYPE);
+            let own = own.and_then(|own| parse_millis(own.as_bytes()));
+            assert_eq!(read(&headers), own, "a request that is not gRPC");
         }
     }
 

@@ -12,7 +12,8 @@ use tower::{Layer, Service, ServiceExt};
 
 use super::{Otherwise, Settings};
 use crate::{
-    drive::{BoxFuture, Classify},
+    deadline::{Call, wire},
+    drive::{self, BoxFuture, Classify},
     retry::replay::{LIMIT, Replay, ReplayBody},
 };
 
@@ -29,6 +30,10 @@ pub struct FallbackService<C, F, S> {
     policy: FallbackLayer<C, F>,
     inner: S,
 }
+
+/// Marks an answer of the fallback, in its extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fell;
 
 impl<C, F> FallbackLayer<C, F> {
     /// A layer with this policy.
@@ -68,7 +73,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let policy = self.policy.clone();
+        let arrived = drive::now();
         let (head, body) = request.into_parts();
+        let call = Call::of(&head.headers);
         let other = match &policy.settings.with {
             Otherwise::Static(_) => None,
             Otherwise::Service(service) => Some((service.clone(), head.clone())),
@@ -80,16 +87,24 @@ where
             if !policy.settings.answers(&policy.classify.outcome(result.as_ref())) {
                 return result;
             }
-            match (&policy.settings.with, other) {
-                (Otherwise::Static(answer), _) => Ok(answer.response()),
-                (_, Some((service, head))) if replay.is_repeatable() => {
+            let mut answered = match (&policy.settings.with, other) {
+                // To gRPC it would be no answer at all.
+                (Otherwise::Static(_), _) if call == Call::Grpc => return result,
+                (Otherwise::Static(answer), _) => answer.response(),
+                (_, Some((service, mut head))) if replay.is_repeatable() => {
                     drop(result);
-                    let request = Request::from_parts(head, replay.again());
-                    service.oneshot(request).await
+                    // The caller has waited already.
+                    if let Some(callers) = wire::read(&head.headers) {
+                        let waited = drive::now().saturating_duration_since(arrived);
+                        wire::write(&mut head.headers, call, Some(callers.saturating_sub(waited)));
+                    }
+                    service.oneshot(Request::from_parts(head, replay.again())).await?
                 }
                 // Too much of the body has gone to send it to another.
-                _ => result,
-            }
+                _ => return result,
+            };
+            answered.extensions_mut().insert(Fell);
+            Ok(answered)
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Retries around a service of HTTP.
 
 use std::{
-    fmt,
+    fmt, mem,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
 };
@@ -128,12 +128,12 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         // The one that is ready goes; its clone is asked again next time.
         let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let mut inner = mem::replace(&mut self.inner, clone);
         let policy = self.policy.clone();
         Box::pin(async move {
             policy.budget.with(|budget| budget.request(drive::now()));
             let (mut head, body) = request.into_parts();
-            let deadline = head.extensions.get::<Deadline>().copied();
+            let (method, deadline) = (head.method.clone(), head.extensions.get::<Deadline>().copied());
             let limit = if policy.settings.attempts.get() > 1 {
                 LIMIT
             } else {
@@ -143,11 +143,17 @@ where
             let mut attempts = 0;
             loop {
                 attempts += 1;
-                head.extensions.insert(Attempt(attempts));
-                let result = inner.call(Request::from_parts(head.clone(), body)).await;
+                // The last try takes the head along.
+                let mut next = if attempts < policy.settings.attempts.get() {
+                    head.clone()
+                } else {
+                    mem::replace(&mut head, Request::new(()).into_parts().0)
+                };
+                next.extensions.insert(Attempt(attempts));
+                let result = inner.call(Request::from_parts(next, body)).await;
                 let tried = Tried {
                     attempts,
-                    method: &head.method,
+                    method: &method,
                     repeatable: replay.is_repeatable(),
                     outcome: policy.classify.outcome(result.as_ref()),
                     left: deadline.map(|deadline| deadline.remaining(drive::now())),

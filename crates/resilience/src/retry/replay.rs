@@ -74,24 +74,19 @@ impl<B> Replay<B>
 where
     B: Body<Data = Bytes>,
 {
-    /// The first sending of `body`, and what remembers up to `limit` bytes of it. A body that says that it is longer is not
-    /// remembered at all.
+    /// The first sending of `body`, and what remembers up to `limit` bytes of it. Of a longer one nothing is remembered once so
+    /// many have gone; before that it can be sent again, as nothing is lost yet.
     pub fn new(body: B, limit: usize) -> (ReplayBody<B>, Self) {
         if body.is_end_stream() {
             return (ReplayBody(None), Self(None));
         }
-        let memory = if body.size_hint().lower() > limit as u64 {
-            Memory::Lost
-        } else {
-            Memory::Whole
-        };
         let replay = Self(Some(Arc::new(Mutex::new(State {
             rest: body,
             read: Vec::new(),
             bytes: 0,
             limit,
             trailers: None,
-            memory,
+            memory: Memory::Whole,
             sending: 0,
         }))));
         (replay.again(), replay)
@@ -310,10 +305,13 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_says_it_is_too_long_is_sent_once() {
+    fn a_body_that_is_too_long_can_be_sent_again_until_it_has_begun_to_flow() {
         let (body, replay) = Replay::new(Full::new(Bytes::from_static(b"longer than ten")), 10);
+        assert!(replay.is_repeatable());
+        drop(body);
+        let again = replay.again();
+        assert_eq!(now(again.collect()).unwrap().to_bytes(), "longer than ten");
         assert!(!replay.is_repeatable());
-        assert_eq!(now(body.collect()).unwrap().to_bytes(), "longer than ten");
     }
 
     #[test]

@@ -168,7 +168,7 @@ fn nothing_is_charged_for_a_retry_that_is_not_made() {
 
 #[test]
 fn the_server_is_not_asked_before_it_wants_to_be_and_the_pause_comes_on_top() {
-    let asked = Duration::from_secs(3);
+    let asked = Duration::from_millis(900);
     let decision = Settings::default().decide(tried(asking(Pushback::After(asked))), LONGEST, || true);
     let Decision::Again(pause) = decision else {
         panic!("{decision:?}");

@@ -216,6 +216,7 @@ pub(crate) fn nothing() -> StaticAnswer {
         status: StatusCode::OK,
         content_type: HeaderValue::from_static("application/json"),
         body: Bytes::from_static(b"[]"),
+        headers: http::HeaderMap::new(),
     }
 }
 

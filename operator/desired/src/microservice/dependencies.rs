@@ -100,7 +100,11 @@ fn put_policies(cr: &Microservice, resolved: &mut [ResolvedDependency]) {
             continue;
         };
         let settings = resilience::of(cr, &entries[dependency.index]);
-        let others = names.iter().map(|(index, name)| (&entries[*index], name));
+        // Nobody stands in for itself.
+        let others = names
+            .iter()
+            .filter(|(_, name)| *name != mesh.route.cluster)
+            .map(|(index, name)| (&entries[*index], name));
         mesh.cluster.policy = resilience::policy(&settings);
         mesh.cluster.fallback = resilience::fallback(&settings, others);
     }

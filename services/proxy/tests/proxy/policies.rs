@@ -16,7 +16,7 @@ use trellis_proxy_config::{Cluster, Document, Fallback, Protocol, StaticAnswer};
 
 use crate::support::{
     backend::{Backend, Body, text},
-    client::{Client, get, post},
+    client::{Client, get, over_http2, post},
     document::{self, cluster},
     eventually, free_port,
     proxy::{Proxy, Setup, local},
@@ -121,8 +121,8 @@ async fn until_breaker(proxy: &Proxy, phase: &str) {
 #[tokio::test]
 async fn a_dependency_that_fails_is_left_alone_until_a_probe_succeeds() {
     let user = User::start(Doing::Answers(500)).await;
-    let policy = json!({"breaker": {"consecutiveFailures": 3, "openFor": 1000}});
-    let (_, proxy) = start(&user.document(1, policy, None)).await;
+    let policy = |open_for: u32| json!({"breaker": {"consecutiveFailures": 3, "openFor": open_for}});
+    let (setup, proxy) = start(&user.document(1, policy(3_600_000), None)).await;
     let mut app = Client::http1(proxy.outbound).await;
     for _ in 0..3 {
         assert_eq!(app.send(get("/x")).await.status(), 500);
@@ -131,18 +131,26 @@ async fn a_dependency_that_fails_is_left_alone_until_a_probe_succeeds() {
     let refused = app.send(get("/x")).await;
     assert_eq!(refused.status(), 503);
     assert_eq!(refused.header("x-trellis-reason"), Some("breaker_open"));
-    assert_eq!(refused.header("retry-after"), Some("1"));
+    let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((3000..=3600).contains(&wait), "{wait}");
     assert!(refused.text().contains("shop/user/http"), "{}", refused.text());
     assert_eq!(user.came(), 3);
     let line = proxy.logged(|line| line["reason"] == "breaker_open").await;
     assert_eq!(line["breaker"], "open");
 
+    // The time that it stays open is up as soon as it is made so short.
+    setup.write(&user.document(2, policy(100), None));
+    proxy.uses(2).await;
     until_breaker(&proxy, "half_open").await;
     assert_eq!(app.send(get("/x")).await.status(), 500);
+    setup.write(&user.document(3, policy(3_600_000), None));
+    proxy.uses(3).await;
+    until_breaker(&proxy, "open").await;
     assert_eq!(app.send(get("/x")).await.status(), 503);
     assert_eq!(user.came(), 4, "one probe");
     user.does(Doing::Answers(200));
-    until_breaker(&proxy, "half_open").await;
+    setup.write(&user.document(4, policy(100), None));
+    proxy.uses(4).await;
     assert_eq!(app.send(get("/x")).await.status(), 200);
     until_breaker(&proxy, "closed").await;
     let metrics = proxy.metrics().await;
@@ -200,13 +208,66 @@ async fn a_request_ends_at_its_deadline_and_tells_what_is_left() {
     assert_eq!(late.status(), 504);
     assert_eq!(late.header("x-trellis-reason"), Some("deadline_exceeded"));
     assert!(began.elapsed() >= Duration::from_millis(300));
-    // A proxy cannot tell a gRPC stream from a call: only its caller's own word ends it.
-    let mut call = post("/p.S/M", "x");
-    call.headers_mut()
-        .insert("content-type", "application/grpc".parse().unwrap());
-    call.headers_mut().insert("grpc-timeout", "50m".parse().unwrap());
-    // Its cluster speaks HTTP/1.1, which says so first; the deadline of a call is in the tests of the crate.
-    assert_eq!(app.send(call).await.header("grpc-status"), Some("12"));
+}
+
+#[tokio::test]
+async fn a_grpc_call_has_no_end_but_its_callers_and_its_server_is_told_no_other() {
+    let user = Backend::start(|request: Request<Incoming>| async move {
+        // Longer than policies give to other requests.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let told = |name: &str| {
+            request
+                .headers()
+                .get(name)
+                .map(|value| value.to_str().unwrap().to_owned())
+        };
+        let left = told("grpc-timeout").or_else(|| told("trellis-deadline-ms"));
+        text(left.unwrap_or_else(|| "none".to_owned()))
+    })
+    .await;
+    let name = cluster("user", "http");
+    let policy = json!({"deadline": {"total": 200, "perTry": 100}});
+    let document = document::sidecar()
+        .local_cluster(&name, user.address.port(), Protocol::Grpc)
+        .changed(&name, |cluster| stands_around(cluster, policy.clone(), None))
+        .outbound(&["user.mesh"], &name)
+        .build();
+    let (setup, proxy) = start(&document).await;
+    let mut app = Client::http2(proxy.outbound).await;
+    let call = |timeout: Option<&str>| {
+        let mut call = over_http2(post("/p.S/M", "x"));
+        call.headers_mut()
+            .insert("content-type", "application/grpc".parse().unwrap());
+        if let Some(timeout) = timeout {
+            call.headers_mut()
+                .insert("grpc-timeout", timeout.parse().unwrap());
+        }
+        call
+    };
+    assert_eq!(app.send(call(None)).await.text(), "none");
+    // The policy's total ends with the head; what the server is told is the caller's own.
+    let late = app.send(call(Some("1H"))).await;
+    assert_eq!(late.header("grpc-status"), Some("4"), "{late:?}");
+    let policy = json!({"deadline": {"total": 60_000}});
+    let mut document = document.config;
+    stands_around(document.clusters.get_mut(&name).unwrap(), policy, None);
+    setup.write(&Document::new(2, document));
+    proxy.uses(2).await;
+    let told = app.send(call(Some("1H"))).await.text();
+    let left = trellis_deadline(&told);
+    assert!(left > Duration::from_secs(3500), "{told}");
+}
+
+/// A `grpc-timeout` in the unit that an hour is told in.
+fn trellis_deadline(text: &str) -> Duration {
+    let (number, unit) = text.split_at(text.len() - 1);
+    let number: u64 = number.parse().unwrap();
+    match unit {
+        "u" => Duration::from_micros(number),
+        "m" => Duration::from_millis(number),
+        "S" => Duration::from_secs(number),
+        _ => panic!("{text}"),
+    }
 }
 
 #[tokio::test]
@@ -253,9 +314,11 @@ async fn what_a_request_may_still_take_reaches_what_its_app_asks_for_by_trace() 
     let mut request = get("/orders");
     request
         .headers_mut()
-        .insert("trellis-deadline-ms", "200".parse().unwrap());
-    let late = caller.send(request).await;
-    assert_eq!(late.status(), 504, "{}", late.text());
+        .insert("trellis-deadline-ms", "3000".parse().unwrap());
+    // A little was kept back, so that the app is in time to say what it asked in vain.
+    let told = caller.send(request).await;
+    assert_eq!(told.status(), 200);
+    assert!(told.text().contains("deadline_exceeded"), "{}", told.text());
 }
 
 #[tokio::test]
@@ -302,8 +365,8 @@ async fn retries_of_a_service_that_fails_stay_within_the_budget() {
 #[tokio::test]
 async fn a_full_bulkhead_refuses_at_once_and_a_place_is_kept_until_the_end_of_the_body() {
     let user = User::start(Doing::Hangs).await;
-    let policy = json!({"bulkhead": {"maxConcurrent": 1, "maxWaiting": 1, "maxWait": 100}});
-    let (_, proxy) = start(&user.document(1, policy, None)).await;
+    let policy = |wait: u32| json!({"bulkhead": {"maxConcurrent": 1, "maxWaiting": 1, "maxWait": wait}});
+    let (setup, proxy) = start(&user.document(1, policy(50), None)).await;
     let mut first = Client::http1(proxy.outbound).await;
     let hangs = tokio::spawn(async move { first.try_send(get("/x")).await });
     eventually("the first is in", || async { (user.came() == 1).then_some(()) }).await;
@@ -311,7 +374,9 @@ async fn a_full_bulkhead_refuses_at_once_and_a_place_is_kept_until_the_end_of_th
     let waited = second.send(get("/x")).await;
     assert_eq!(waited.status(), 503);
     assert_eq!(waited.header("x-trellis-reason"), Some("bulkhead_timeout"));
-    let waiting = tokio::spawn(async move { second.send(get("/x")).await });
+    setup.write(&user.document(2, policy(60_000), None));
+    proxy.uses(2).await;
+    let waiting = tokio::spawn(async move { second.try_send(get("/x")).await });
     eventually("the second waits", || async {
         let line = "bulkhead_waiting{cluster=\"shop/user/http\"} 1";
         proxy.metrics().await.lines().any(|it| it == line).then_some(())
@@ -320,7 +385,8 @@ async fn a_full_bulkhead_refuses_at_once_and_a_place_is_kept_until_the_end_of_th
     let mut third = Client::http1(proxy.outbound).await;
     let refused = third.send(get("/x")).await;
     assert_eq!(refused.header("x-trellis-reason"), Some("bulkhead_full"));
-    waiting.await.unwrap();
+    // It goes away while it waits.
+    waiting.abort();
 
     // Its caller goes away: the work stops, and the place is free.
     hangs.abort();
@@ -343,7 +409,7 @@ async fn a_fallback_answers_what_comes_without_an_answer() {
         content_type: "text/plain".to_owned(),
         body: "nobody".to_owned(),
     });
-    let policy = json!({"deadline": {"total": 100}, "retry": {"attempts": 1}, "breaker": null});
+    let policy = json!({"deadline": {"total": 1000}, "retry": {"attempts": 1}, "breaker": null});
     let (setup, proxy) = start(&user.document(1, policy.clone(), Some(always))).await;
     let mut app = Client::http1(proxy.outbound).await;
     for doing in [Doing::Answers(503), Doing::Hangs] {
@@ -352,6 +418,13 @@ async fn a_fallback_answers_what_comes_without_an_answer() {
         assert_eq!((answer.status(), &*answer.text()), (200, "nobody"), "{doing:?}");
         assert_eq!(answer.header("x-trellis-reason"), Some("fallback"));
     }
+    // However long the request is.
+    let long = app.send(post("/x", vec![b'x'; 100_000])).await;
+    assert_eq!((long.status(), &*long.text()), (200, "nobody"));
+    assert_eq!(
+        proxy.logged(|line| line["reason"] == "fallback").await["fallback"],
+        true
+    );
     user.does(Doing::Answers(500));
     assert_eq!(
         app.send(get("/x")).await.status(),
@@ -376,7 +449,7 @@ async fn a_fallback_answers_what_comes_without_an_answer() {
     assert_eq!(app.send(get("/x")).await.status(), 503);
     let metrics = proxy.metrics().await;
     assert!(
-        metrics.contains("fallbacks_total{cluster=\"shop/user/http\"} 4"),
+        metrics.contains("fallbacks_total{cluster=\"shop/user/http\"} 5"),
         "{metrics}"
     );
     soon("the proxy goes on", proxy.readyz()).await;

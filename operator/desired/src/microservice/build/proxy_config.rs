@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::ConfigMap;
 use trellis_api::names::{KEY_PROXY_CONFIG, proxy_config_map};
 use trellis_proxy_config::{
-    API_VERSION, Cluster, ClusterName, Config, Document, Identity, Inbound, Listener, ListenerKind,
+    API_VERSION, Cluster, ClusterName, Config, Document, Fallback, Identity, Inbound, Listener, ListenerKind,
     OutboundRoute, Role as ProxyRole, Stream,
 };
 
@@ -171,6 +171,15 @@ fn keep_what_old_pods_use(config: &mut Config, live: &Config) {
                 .entry(route.cluster.clone())
                 .or_insert_with(|| cluster.clone());
             config.outbound.push(route.clone());
+        }
+    }
+    // A cluster that is kept may have a stand-in that is not.
+    let names: BTreeSet<ClusterName> = config.clusters.keys().cloned().collect();
+    for cluster in config.clusters.values_mut() {
+        if let Some(Fallback::Cluster(other)) = &cluster.fallback
+            && !names.contains(other)
+        {
+            cluster.fallback = None;
         }
     }
 }

@@ -25,6 +25,14 @@ pub(super) fn check(cr: &Microservice, problems: &mut Problems) {
         let Some(own) = &entry.resilience else { continue };
         let at = format!("spec.dependsOn[{i}].resilience");
         check_own(cr, &at, own, problems);
+        if own
+            .fallback
+            .as_ref()
+            .is_some_and(|fallback| is_meant(fallback, entry))
+        {
+            let message = "is the entry itself: name another Microservice, or set status and body";
+            problems.error(format!("{at}.fallback.microservice"), message);
+        }
         // What is wrong together with what it takes over, but not what is wrong in that alone.
         let mut faults = resilience::policy(&resilience::of(cr, entry)).faults();
         faults.retain(|fault| !known.contains(fault));
