@@ -142,16 +142,18 @@ pub async fn reconcile(context: &Context, key: &Key) -> Result<Done, Error> {
     }
 }
 
-/// Whether a pass changed the Deployment and Kubernetes has not looked at it since. There is nothing to report yet, and
-/// its first look makes the next pass due: milliseconds later as a rule. The status of before stands meanwhile, which is
-/// about the generation of before, so nobody takes it for the outcome. Saves a write of each creation and each edit.
+/// Whether a pass changed the Deployment, or one before it has just made it, and Kubernetes has not looked at it since. There is
+/// nothing to report yet, and its first look makes the next pass due: milliseconds later as a rule. The status of before
+/// stands meanwhile, which is about the generation of before, so nobody takes it for the outcome. Saves a write of each
+/// creation and each edit.
 fn is_new_to_kubernetes(before: Option<&Deployment>, applied: &Deployment) -> bool {
     let generation = |deployment: &Deployment| deployment.metadata.generation;
     let looked_at = applied
         .status
         .as_ref()
         .and_then(|status| status.observed_generation);
-    before.and_then(generation) != generation(applied) && looked_at < generation(applied)
+    let changed = before.and_then(generation) != generation(applied);
+    (changed || dereference::is_younger(applied, FIRST_LOOK)) && looked_at < generation(applied)
 }
 
 /// Writes the status of a pass and says after how long the next one is due. `newest` is the age of the newest pod.

@@ -81,7 +81,7 @@ pub async fn pods(context: &Context, cr: &Microservice, deployment: &Deployment)
         events.extend(events_of(context, &key.namespace, pod).await?);
     }
     Ok(Pods {
-        newest: pods.first().and_then(|pod| age(pod)),
+        newest: pods.first().and_then(|pod| age(&**pod)),
         pods: pods.iter().map(|pod| (**pod).clone()).collect(),
         events,
     })
@@ -155,8 +155,13 @@ fn ready(pod: &Pod) -> Option<&PodCondition> {
         .find(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-fn age(pod: &Pod) -> Option<Duration> {
-    Some(since(&pod.creation_timestamp()?))
+fn age<K: Resource>(object: &K) -> Option<Duration> {
+    Some(since(object.meta().creation_timestamp.as_ref()?))
+}
+
+/// Whether an object was made a shorter time ago, as far as whole seconds tell.
+pub fn is_younger<K: Resource>(object: &K, than: Duration) -> bool {
+    age(object).is_some_and(|age| age < than + Duration::from_secs(1))
 }
 
 /// Time since then; none if it is in the future, which it is only if the clocks differ.

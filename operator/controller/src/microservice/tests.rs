@@ -7,6 +7,7 @@ use std::{
 };
 
 use http::{Method, Request, Response};
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::client::Body;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -126,5 +127,11 @@ fn a_deployment_that_was_just_changed_is_reported_on_after_its_first_look_and_on
     assert!(
         !is_new_to_kubernetes(Some(&created), &created),
         "nobody looks at it: that is to be told"
+    );
+    let mut fresh = created;
+    fresh.metadata.creation_timestamp = Some(Time(Timestamp::now()));
+    assert!(
+        is_new_to_kubernetes(Some(&fresh), &fresh),
+        "one that the pass before has just made"
     );
 }
