@@ -69,6 +69,7 @@ pub fn trellis(port: u16, upstream: u16) -> Document {
         },
         stream: None,
         gateways: Vec::new(),
+        limits: Vec::new(),
         listeners: vec![Listener {
             name: "http".to_owned(),
             port,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Cluster, ClusterName, Listener, digest, listener::OutboundRoute};
+use crate::{Cluster, ClusterName, Listener, RateLimit, digest, listener::OutboundRoute};
 
 /// Version of the format. A proxy rejects any other and keeps what it has.
 pub const API_VERSION: &str = "proxy.trellis.dev/v1";
@@ -58,6 +58,9 @@ pub struct Config {
     /// gateway.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<ClusterName>,
+    /// Limits on the requests that come in by the listeners.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<RateLimit>,
     /// Groups of endpoints that routes lead to or that `gateways` names, by name.
     #[serde(default)]
     pub clusters: BTreeMap<ClusterName, Cluster>,

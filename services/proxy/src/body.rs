@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use trellis_rate::Permit;
 use trellis_resilience::{
     bulkhead::layer::Place,
     retry::replay::{self, ReplayBody},
@@ -38,6 +39,8 @@ pub(crate) struct Body {
     _claim: Option<Claim>,
     /// So does the bulkhead.
     _place: Option<Place>,
+    /// So do limits on concurrency.
+    permits: Vec<Permit>,
 }
 
 #[derive(Default)]
@@ -78,6 +81,12 @@ impl Body {
             _claim: Some(claim),
             ..self
         }
+    }
+
+    /// The body, which keeps a permit of a limit.
+    pub(crate) fn permitted(mut self, permit: Permit) -> Self {
+        self.permits.push(permit);
+        self
     }
 
     /// The body, which keeps a place in a bulkhead.
@@ -128,6 +137,7 @@ impl From<Kind> for Body {
             kind,
             _claim: None,
             _place: None,
+            permits: Vec::new(),
         }
     }
 }

@@ -11,7 +11,10 @@ use http::{
     header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
 };
 use serde::Serialize;
-use trellis_resilience::{breaker::Phase, retry::layer::Attempt};
+use trellis_resilience::{
+    breaker::Phase,
+    retry::{layer::Attempt, pushback::GRPC_PUSHBACK},
+};
 
 use crate::body::{Body, Response};
 
@@ -59,6 +62,8 @@ pub(crate) enum Reason {
     TryTimeout,
     /// The fallback of the target answers. No failure: it marks that answer.
     Fallback,
+    /// A rate limit has no room for the request.
+    RateLimited,
 }
 
 /// gRPC status codes that the proxy gives.
@@ -94,6 +99,7 @@ impl Reason {
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::TryTimeout => "try_timeout",
             Self::Fallback => "fallback",
+            Self::RateLimited => "rate_limited",
         }
     }
 
@@ -111,6 +117,7 @@ impl Reason {
             Self::ConnectFailed | Self::UpstreamClosed | Self::GrpcToHttp1 => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::DeadlineExceeded | Self::TryTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Fallback => StatusCode::OK,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 
@@ -127,7 +134,7 @@ impl Reason {
             | Self::UpstreamClosed
             | Self::BreakerOpen
             | Self::Fallback => GrpcCode::Unavailable,
-            Self::BulkheadFull | Self::BulkheadTimeout => GrpcCode::ResourceExhausted,
+            Self::BulkheadFull | Self::BulkheadTimeout | Self::RateLimited => GrpcCode::ResourceExhausted,
             Self::DeadlineExceeded | Self::TryTimeout => GrpcCode::DeadlineExceeded,
             Self::CallerAborted => GrpcCode::Cancelled,
         }
@@ -164,6 +171,19 @@ pub(crate) struct Failure {
     pub(crate) again: Option<Attempt>,
     /// What the circuit breaker did when the request came, if it was not closed.
     pub(crate) breaker: Option<Phase>,
+    /// How a rate limit refuses.
+    pub(crate) refusal: Option<Box<Refusal>>,
+}
+
+/// How a rate limit refuses a request.
+#[derive(Debug, Clone)]
+pub(crate) struct Refusal {
+    /// None: that of the reason.
+    pub(crate) status: Option<StatusCode>,
+    /// None: problem details.
+    pub(crate) body: Option<String>,
+    /// What is left.
+    pub(crate) headers: HeaderMap,
 }
 
 /// Marks a response made here, for logs and metrics.
@@ -190,6 +210,7 @@ impl Failure {
             retry_after: None,
             again: None,
             breaker: None,
+            refusal: None,
         }
     }
 
@@ -236,11 +257,20 @@ impl Failure {
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, *allow);
         }
-        if self.reason.is_passing() {
-            let after = self
-                .retry_after
-                .map_or(1, |after| after.as_secs_f64().ceil() as u64);
-            headers.insert(RETRY_AFTER, HeaderValue::from(after.max(1)));
+        if self.reason.is_passing() || self.retry_after.is_some() {
+            let after = self.retry_after.unwrap_or(Duration::from_secs(1));
+            let seconds = after.as_secs_f64().ceil() as u64;
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+            if grpc {
+                let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                headers.insert(GRPC_PUSHBACK, HeaderValue::from(millis));
+            }
+        }
+        if let Some(refusal) = self.refusal {
+            headers.extend(refusal.headers);
+            if plain {
+                refuse(&mut response, refusal.status, refusal.body);
+            }
         }
         let extensions = response.extensions_mut();
         extensions.insert(MadeHere(self.reason));
@@ -264,6 +294,20 @@ impl Failure {
             .headers_mut()
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         response
+    }
+}
+
+/// Puts status and body there that a policy gives for refusals.
+fn refuse(response: &mut Response, status: Option<StatusCode>, body: Option<String>) {
+    if let Some(status) = status {
+        *response.status_mut() = status;
+    }
+    if let Some(body) = body {
+        *response.body_mut() = Body::full(body);
+        response.headers_mut().insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
     }
 }
 

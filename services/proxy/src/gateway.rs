@@ -6,9 +6,10 @@ use arc_swap::ArcSwap;
 use http::Method;
 use tower::ServiceBuilder;
 use trellis_chassis::drain;
+use trellis_resilience::drive::BoxFuture;
 
 use crate::{
-    body::Request,
+    body::{Request, Response},
     connection::Stack,
     deadlines,
     direction::Direction,
@@ -16,6 +17,7 @@ use crate::{
     forward::Forward,
     forwarded,
     intake::Choose,
+    limits,
     observe::Telemetry,
     rewrite,
     route::{Labels, Methods, Route},
@@ -36,6 +38,8 @@ pub(crate) fn stack(listener: Arc<ArcSwap<Listener>>, telemetry: Telemetry, drai
             deadlines::forget(&mut request);
             request
         })
+        .layer(limits::layer(&listener))
+        .map_future(|answered| -> BoxFuture<Result<Response, Failure>> { Box::pin(answered) })
         .layer(rewrite::layer())
         .service(Forward);
     stack::build(

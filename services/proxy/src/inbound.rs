@@ -15,6 +15,7 @@ use crate::{
     forward::Forward,
     forwarded,
     intake::Choose,
+    limits,
     observe::Telemetry,
     route::Labels,
     snapshot::{Listener, Serves},
@@ -38,6 +39,7 @@ pub(crate) fn stack(
             forwarded::replace(&mut request);
             request
         })
+        .layer(limits::layer(&listener))
         .layer(deadlines.layer())
         .service(Forward);
     stack::build(

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`snapshot`](self) | a document, compiled; swapped whole, never changed |
 //! | connection | HTTP/1.1 or HTTP/2 from its first bytes; how it ends |
-//! | stack | intake -> observe -> answer -> prepare -> policies -> forward |
+//! | stack | intake -> observe -> answer -> limits -> prepare -> policies -> forward |
 //! | pool | who may be sent again, and who may not |
 //! | lifecycle | drain, SIGTERM, what outlives what |
 
@@ -42,6 +42,7 @@ mod hygiene;
 mod inbound;
 mod intake;
 mod lifecycle;
+mod limits;
 mod listener;
 mod listeners;
 mod load;

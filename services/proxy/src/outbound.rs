@@ -82,7 +82,7 @@ pub(crate) fn unmatched() -> Labels {
 }
 
 /// The name in a Host: without port, in lower case, without the root's dot.
-fn name_of(host: &str) -> Cow<'_, str> {
+pub(crate) fn name_of(host: &str) -> Cow<'_, str> {
     let name = match host.rsplit_once(':') {
         // Colons of an IPv6 address are inside brackets.
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,

@@ -361,7 +361,8 @@ pub(crate) fn outcome(result: Result<&Response, &Failure>) -> Outcome {
             | Reason::UriTooLong
             | Reason::GrpcToHttp1
             | Reason::CallerAborted
-            | Reason::Fallback => Outcome::OfCaller,
+            | Reason::Fallback
+            | Reason::RateLimited => Outcome::OfCaller,
         },
     }
 }

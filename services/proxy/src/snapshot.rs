@@ -21,6 +21,7 @@ use trellis_proxy_config::{
 
 use crate::{
     cluster::Cluster,
+    limits::{self, Limits},
     outbound,
     path_table::PathTable,
     route::{Labels, Methods, Route},
@@ -51,6 +52,8 @@ pub(crate) struct Snapshot {
     pub(crate) outbound: HashMap<Box<str>, Arc<Route>>,
     /// All clusters of other pods.
     pub(crate) clusters: BTreeMap<ClusterName, Arc<Cluster>>,
+    /// How much comes in, by all listeners together.
+    pub(crate) limits: Arc<Limits>,
 }
 
 /// What a port serves.
@@ -64,6 +67,8 @@ pub(crate) struct Listener {
     pub(crate) serves: Serves,
     /// The gateways in front of the service: what they say about callers is believed.
     pub(crate) gateways: Vec<Arc<Cluster>>,
+    /// How much comes in.
+    pub(crate) limits: Arc<Limits>,
 }
 
 /// Where the requests of a listener go.
@@ -114,6 +119,8 @@ impl Snapshot {
             .collect();
 
         let mut faults = Vec::new();
+        let before = previous.map(|previous| &*previous.limits);
+        let limits = Limits::compile(&config.limits, before, &mut faults);
         let mut listeners = Vec::new();
         for (i, listener) in config.listeners.iter().enumerate() {
             let labels = Labels {
@@ -145,6 +152,7 @@ impl Snapshot {
                 labels,
                 serves,
                 gateways: gateways.clone(),
+                limits: Arc::clone(&limits),
             }));
         }
         let outbound = by_host(&document, &clusters);
@@ -155,6 +163,7 @@ impl Snapshot {
                 listeners,
                 outbound,
                 clusters,
+                limits,
             })
         } else {
             Err(faults)
@@ -175,9 +184,10 @@ impl Snapshot {
         listeners.chain(outbound).chain([&unmatched]).cloned().collect()
     }
 
-    /// Lets the clusters that were carried over take what the document says about their policies, and finds for all the
-    /// clusters that answer instead. To be called once the snapshot is in use.
+    /// Lets limits and clusters that were carried over take what the document says about them, and finds for all clusters those
+    /// that answer instead. To be called once the snapshot is in use.
     pub(crate) fn settle(&self) {
+        self.limits.settle(limits::now());
         for (name, settings) in &self.document.config.clusters {
             if let Some(cluster) = self.clusters.get(name) {
                 cluster.set_policies(settings, |other| self.clusters.get(other));

@@ -10,9 +10,14 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet},
     metrics::MetricType,
 };
+use trellis_proxy_config::RateLimit;
 use trellis_resilience::breaker::Phase;
 
-use crate::{cluster::Cluster, snapshot::Snapshot};
+use crate::{
+    cluster::Cluster,
+    limits::{Limits, Tallies},
+    snapshot::Snapshot,
+};
 
 /// Figures of the clusters of the snapshot in use.
 #[derive(Debug)]
@@ -29,8 +34,18 @@ struct EndpointLabels {
     endpoint: String,
 }
 
+#[derive(Debug, Clone, EncodeLabelSet)]
+struct LimitLabels {
+    policy: String,
+    limit: String,
+    route: String,
+}
+
 /// What a cluster is asked for.
 type Figure<T> = fn(&Cluster) -> Option<T>;
+
+/// What a limit is asked for: of what happened by it, how many counters it has and how many were forgotten.
+type LimitFigure = fn(&Tallies, usize, u64) -> u64;
 
 impl Collector for OfPolicies {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
@@ -107,7 +122,67 @@ impl Collector for OfPolicies {
                 }
             }
         }
-        Ok(())
+        encode_limits(
+            &snapshot.map(|snapshot| Arc::clone(&snapshot.limits)),
+            &mut encoder,
+        )
+    }
+}
+
+fn encode_limits(
+    limits: &Option<Arc<Limits>>,
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<(), fmt::Error> {
+    let counters: [(&str, &str, LimitFigure); 3] = [
+        (
+            "rate_limit_refused",
+            "Rates that refused a request",
+            |tallies, _, _| tallies.refused.load(Ordering::Relaxed),
+        ),
+        (
+            "rate_limit_shadow_refused",
+            "Rates in shadow mode that would have refused a request",
+            |tallies, _, _| tallies.in_shadow.load(Ordering::Relaxed),
+        ),
+        (
+            "rate_limit_keys_evicted",
+            "Counters that were forgotten because nothing in them still counted",
+            |_, _, evicted| evicted,
+        ),
+    ];
+    for (name, help, figure) in counters {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (settings, tallies, keys, evicted) in limits.iter().flat_map(|limits| limits.all()) {
+            let labels = LimitLabels::of(settings);
+            let mut member = metric.encode_family(&labels)?;
+            member.encode_counter::<NoLabelSet, _, u64>(&figure(tallies, keys, evicted), None)?;
+        }
+    }
+    let mut metric = encoder.encode_descriptor(
+        "rate_limit_keys",
+        "Counters that are kept apart",
+        None,
+        MetricType::Gauge,
+    )?;
+    for (settings, _, keys, _) in limits.iter().flat_map(|limits| limits.all()) {
+        let labels = LimitLabels::of(settings);
+        let keys = i64::try_from(keys).unwrap_or(i64::MAX);
+        metric.encode_family(&labels)?.encode_gauge(&keys)?;
+    }
+    Ok(())
+}
+
+impl LimitLabels {
+    fn of(settings: &RateLimit) -> Self {
+        Self {
+            policy: settings.policy.clone(),
+            limit: settings.name.clone(),
+            route: settings
+                .route
+                .as_ref()
+                .map(|route| route.name.clone())
+                .unwrap_or_default(),
+        }
     }
 }
 

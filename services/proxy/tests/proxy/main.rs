@@ -16,5 +16,6 @@ mod limits;
 mod messages;
 mod outbound;
 mod policies;
+mod rate_limits;
 mod streaming;
 mod telemetry;

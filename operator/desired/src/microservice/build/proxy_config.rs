@@ -85,6 +85,7 @@ fn config(validated: &Validated) -> Config {
         listeners,
         outbound,
         gateways,
+        limits: Vec::new(),
         clusters,
     }
 }

@@ -47,6 +47,7 @@ impl Builder {
                 listeners: Vec::new(),
                 outbound: Vec::new(),
                 gateways: Vec::new(),
+                limits: Vec::new(),
                 clusters: Default::default(),
             },
         }
