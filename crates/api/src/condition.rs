@@ -26,6 +26,8 @@ pub enum ConditionType {
     AutoscalerActive,
     /// The proxies of all ready pods run by the newest document.
     Programmed,
+    /// Rate limit policies hold here. Only there if one does.
+    RateLimitPolicyAffected,
 }
 
 /// Reasons of the conditions of a Microservice.
@@ -93,6 +95,54 @@ pub enum Reason {
     ProxiesBehind,
     /// There is nothing of this sort in the spec.
     NotApplicable,
+    /// The message names the rate limit policies.
+    Affected,
+}
+
+/// Types of the conditions of a RateLimitPolicy.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, AsRefStr, Display, EnumIter, EnumString,
+)]
+pub enum PolicyConditionType {
+    /// The spec has no faults.
+    Accepted,
+    /// An older policy has a target of it, and holds there.
+    Conflicted,
+    /// Microservices have policies of their own in place of this one of their namespace.
+    Overridden,
+    /// It decides at a target at least.
+    Enforced,
+    /// All proxies of the targets where it holds run by its newest generation.
+    Programmed,
+}
+
+/// Reasons of the conditions of a RateLimitPolicy.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, AsRefStr, Display, EnumIter, EnumString,
+)]
+pub enum PolicyReason {
+    /// The spec has no faults.
+    Accepted,
+    /// The spec has faults; `status.problems` has each with its field path.
+    Invalid,
+    /// An older policy, or of equal age one with a lesser name, has the target.
+    OlderPolicy,
+    /// None has.
+    NoConflict,
+    /// A Microservice has a policy of its own.
+    OwnPolicy,
+    /// None has.
+    NotOverridden,
+    /// It decides.
+    Enforced,
+    /// There is no such Microservice, or it has no such route.
+    TargetNotFound,
+    /// All proxies run by it.
+    Programmed,
+    /// A proxy refused the document that has it.
+    ProxyRefused,
+    /// The proxies have not said yet whether they run by it.
+    Pending,
 }
 
 /// `True`, `False` and `Unknown` of a condition.

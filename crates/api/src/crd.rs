@@ -10,24 +10,32 @@ use kube::CustomResourceExt;
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
 
-use crate::{Microservice, MicroserviceSpec, MicroserviceStatus, microservice::UNOBSERVED};
+use crate::{
+    Microservice, MicroserviceSpec, MicroserviceStatus, RateLimitPolicy, RateLimitPolicySpec,
+    RateLimitPolicyStatus, microservice::UNOBSERVED,
+};
 
 /// Every CustomResourceDefinition of Trellis, in the order in which they are applied.
 ///
 /// # Errors
 /// A schema that does not fit its own type; the tests make every one of them, so a caller never sees it.
 pub fn crds() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
-    [Microservice::crd()].into_iter().map(tidy).collect()
+    Ok(vec![
+        tidy::<MicroserviceSpec, MicroserviceStatus>(Microservice::crd())?,
+        tidy::<RateLimitPolicySpec, RateLimitPolicyStatus>(RateLimitPolicy::crd())?,
+    ])
 }
 
-fn tidy(crd: CustomResourceDefinition) -> Result<CustomResourceDefinition, serde_json::Error> {
+fn tidy<Spec: JsonSchema, Status: JsonSchema>(
+    crd: CustomResourceDefinition,
+) -> Result<CustomResourceDefinition, serde_json::Error> {
     let mut value = serde_json::to_value(crd)?;
     if let Some(versions) = value.pointer_mut("/spec/versions").and_then(Value::as_array_mut) {
         for version in versions {
             if let Some(schema) = version.pointer_mut("/schema/openAPIV3Schema") {
                 tidy_schema(schema);
-                describe_fields::<MicroserviceSpec>(&mut schema["properties"]["spec"]);
-                describe_fields::<MicroserviceStatus>(&mut schema["properties"]["status"]);
+                describe_fields::<Spec>(&mut schema["properties"]["spec"]);
+                describe_fields::<Status>(&mut schema["properties"]["status"]);
                 list_conditions_by_type(schema);
                 begin_unobserved(schema);
             }

@@ -6,6 +6,7 @@
 //! ```text
 //! microservice        MicroserviceSpec, MicroserviceStatus, the CRD
 //! microservice/*      one file a group of fields
+//! rate_limit_policy   RateLimitPolicySpec, RateLimitPolicyStatus, the CRD
 //! condition           condition types and reasons (stable enums; docs/reference/conditions.md lists them)
 //! problem             a fault with its field path
 //! names               labels, annotations, child names, ports that Trellis reserves
@@ -20,12 +21,14 @@ pub mod microservice;
 pub mod names;
 pub mod problem;
 pub mod quantity;
+pub mod rate_limit_policy;
 
 pub use crd::crds;
 pub use duration::Duration;
 pub use microservice::{Microservice, MicroserviceSpec, MicroserviceStatus};
 pub use problem::{Problem, Severity};
 pub use quantity::Quantity;
+pub use rate_limit_policy::{RateLimitPolicy, RateLimitPolicySpec, RateLimitPolicyStatus};
 
 /// API group of every Trellis kind.
 pub const GROUP: &str = "trellis.dev";

@@ -13,14 +13,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::FieldsV1;
 use kube::{Resource, ResourceExt, core::NamespaceResourceScope};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
-use trellis_api::{Microservice, names};
+use trellis_api::{Microservice, RateLimitPolicy, names};
 
-use crate::{cache::Cache, observed::Observed, stream::index::Index};
+use crate::{cache::Cache, key::Key, observed::Observed, rate_limits::Concerned, stream::index::Index};
 
 /// Every cache.
 pub struct Caches {
     /// The primary kind: all of them.
     pub microservices: Arc<Cache<Observed>>,
+    /// All of them.
+    pub rate_limit_policies: Arc<Cache<Observed<RateLimitPolicy>>>,
     /// Children.
     pub deployments: Arc<Cache<Deployment>>,
     /// Children.
@@ -43,6 +45,7 @@ impl Default for Caches {
     fn default() -> Self {
         Self {
             microservices: Arc::default(),
+            rate_limit_policies: Arc::default(),
             deployments: Arc::new(Cache::packed()),
             services: Arc::new(Cache::packed()),
             config_maps: Arc::new(Cache::packed()),
@@ -56,11 +59,22 @@ impl Default for Caches {
 }
 
 impl Caches {
-    /// Caches that publish documents in `index`: those that other replicas write, as the watch shows them, and those that
-    /// this one writes, of which the watch has nothing new to say.
-    pub fn publishing(index: Arc<Index>) -> Self {
+    /// Caches that publish documents in `index`, and tell `policies` what the statuses of rate limit policies are made from:
+    /// what other replicas write, as the watch shows it, and what this one writes, of which the watch has nothing new to say.
+    pub fn publishing(index: Arc<Index>, policies: Concerned) -> Self {
         let caches = Self::default();
-        caches.config_maps.tell(move |change| index.config_map(change));
+        let concerned = policies.clone();
+        caches.config_maps.tell(move |change| {
+            index.config_map(change);
+            concerned.config_map(change);
+        });
+        let concerned = policies.clone();
+        caches
+            .microservices
+            .tell(move |change| concerned.microservice(change));
+        caches
+            .rate_limit_policies
+            .tell(move |change| policies.policy(change));
         caches
     }
 
@@ -71,6 +85,26 @@ impl Caches {
             .filter_map(|observed| observed.readable().cloned())
             .collect()
     }
+
+    /// Every rate limit policy of a namespace that could be read.
+    pub fn readable_policies(&self, namespace: &str) -> Vec<Arc<RateLimitPolicy>> {
+        let all = self.rate_limit_policies.all();
+        all.iter()
+            .filter_map(|observed| observed.readable())
+            .filter(|policy| policy.metadata.namespace.as_deref() == Some(namespace))
+            .cloned()
+            .collect()
+    }
+}
+
+/// The object `key` of a cache, if `cr` owns it.
+pub fn owned<K: Resource + Clone>(cr: &Microservice, cache: &Cache<K>, key: &Key) -> Option<K> {
+    let live = cache.get(key)?;
+    let owners = live.meta().owner_references.iter().flatten();
+    let ours = owners
+        .into_iter()
+        .any(|owner| Some(&owner.uid) == cr.metadata.uid.as_ref() && owner.controller == Some(true));
+    ours.then(|| (*live).clone())
 }
 
 /// A kind of child: what the Applier writes and prunes.

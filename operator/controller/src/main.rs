@@ -23,6 +23,7 @@ mod metrics;
 mod microservice;
 mod observed;
 mod queue;
+mod rate_limits;
 mod run;
 mod stream;
 mod triggers;

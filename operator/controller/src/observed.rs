@@ -1,4 +1,4 @@
-//! A Microservice as the API server sends it: readable, or not by this release.
+//! An object of one of Trellis' kinds as the API server sends it: readable, or not by this release.
 //!
 //! One object that this release cannot parse (written by a newer one, say) must not stop the watch of all others, and
 //! must get a status that says so. kube's `DeserializeGuard` keeps the two apart; here the readable ones are shared
@@ -11,71 +11,71 @@ use kube::{
     api::ObjectMeta,
     core::{DeserializeGuard, error_boundary::InvalidObject},
 };
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use trellis_api::Microservice;
 
-/// What a watch shows of a Microservice.
+/// What a watch shows of an object.
 #[derive(Debug, Clone)]
-pub enum Observed {
+pub enum Observed<K = Microservice> {
     /// As its type.
-    Readable(Arc<Microservice>),
+    Readable(Arc<K>),
     /// Its metadata, and why the rest cannot be read.
     Unreadable(Arc<InvalidObject>),
 }
 
-impl Observed {
-    /// The Microservice, if it is readable.
-    pub const fn readable(&self) -> Option<&Arc<Microservice>> {
+impl<K> Observed<K> {
+    /// The object, if it is readable.
+    pub const fn readable(&self) -> Option<&Arc<K>> {
         match self {
-            Self::Readable(microservice) => Some(microservice),
+            Self::Readable(object) => Some(object),
             Self::Unreadable(_) => None,
         }
     }
 }
 
-impl From<Microservice> for Observed {
-    fn from(microservice: Microservice) -> Self {
-        Self::Readable(Arc::new(microservice))
+impl<K> From<K> for Observed<K> {
+    fn from(object: K) -> Self {
+        Self::Readable(Arc::new(object))
     }
 }
 
-impl<'de> Deserialize<'de> for Observed {
+impl<'de, K: DeserializeOwned + Resource> Deserialize<'de> for Observed<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let DeserializeGuard(result) = DeserializeGuard::<Microservice>::deserialize(deserializer)?;
+        let DeserializeGuard(result) = DeserializeGuard::<K>::deserialize(deserializer)?;
         Ok(result.map_or_else(|invalid| Self::Unreadable(Arc::new(invalid)), Self::from))
     }
 }
 
-impl Resource for Observed {
+impl<K: Resource<DynamicType = ()> + Clone> Resource for Observed<K> {
     type DynamicType = ();
-    type Scope = <Microservice as Resource>::Scope;
+    type Scope = K::Scope;
 
     fn kind(dt: &()) -> Cow<'_, str> {
-        Microservice::kind(dt)
+        K::kind(dt)
     }
 
     fn group(dt: &()) -> Cow<'_, str> {
-        Microservice::group(dt)
+        K::group(dt)
     }
 
     fn version(dt: &()) -> Cow<'_, str> {
-        Microservice::version(dt)
+        K::version(dt)
     }
 
     fn plural(dt: &()) -> Cow<'_, str> {
-        Microservice::plural(dt)
+        K::plural(dt)
     }
 
     fn meta(&self) -> &ObjectMeta {
         match self {
-            Self::Readable(microservice) => microservice.meta(),
+            Self::Readable(object) => object.meta(),
             Self::Unreadable(invalid) => &invalid.metadata,
         }
     }
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         match self {
-            Self::Readable(microservice) => Arc::make_mut(microservice).meta_mut(),
+            Self::Readable(object) => Arc::make_mut(object).meta_mut(),
             Self::Unreadable(invalid) => &mut Arc::make_mut(invalid).metadata,
         }
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! watches --> caches --> index --> stream server          (every replica)
 //!    \--triggers--> workers --> passes                    (the leader)
+//! caches --> rate limits --> statuses of policies         (the leader)
 //! stream server --> answers of proxies --> report          (every replica, to the leader)
 //! admin port, liveness, leadership, events                (every replica)
 //! ```
@@ -34,6 +35,7 @@ use crate::{
     liveness,
     metrics::Metrics,
     microservice::Context,
+    rate_limits::{Concerned, RateLimits},
     stream::{
         answers::Answers,
         auth::Authenticator,
@@ -125,7 +127,8 @@ async fn run(args: Args) -> Result<(), Error> {
     let (finish, finishing) = drain::channel();
     let (triggers, due) = mpsc::unbounded_channel();
     let index = Arc::new(Index::default());
-    let caches = Arc::new(Caches::publishing(Arc::clone(&index)));
+    let (concerned, changes) = Concerned::channel();
+    let caches = Arc::new(Caches::publishing(Arc::clone(&index), concerned));
     let watches::Watches {
         mut tasks,
         mut synced,
@@ -155,6 +158,15 @@ async fn run(args: Args) -> Result<(), Error> {
     tokio::spawn(reporter.run(stopping.clone()));
     let (events, events_writer) = Events::new(client.clone(), identity, metrics.clone());
     tokio::spawn(events_writer.run());
+    let rate_limits = RateLimits {
+        client: client.clone(),
+        caches: Arc::clone(&caches),
+        authority: authority.clone(),
+        metrics: metrics.clone(),
+        triggers: triggers.clone(),
+        changes,
+    };
+    let mut rate_limits = tokio::spawn(rate_limits.run(stopping.clone()));
     let context = Arc::new(Context {
         applier: Applier::new(
             client.clone(),
@@ -198,6 +210,7 @@ async fn run(args: Args) -> Result<(), Error> {
             ended = &mut leadership => break ended?.map_err(Error::from).and(Err(Error::Ended("leadership"))),
             ended = &mut stream => break ended?.map_err(Error::Stream).and(Err(Error::Ended("the stream"))),
             ended = &mut admin => break ended?.map_err(Error::Admin).and(Err(Error::Ended("the admin port"))),
+            ended = &mut rate_limits => break ended.map_err(Error::from).and(Err(Error::Ended("statuses of policies"))),
             Some(ended) = tasks.join_next() => break ended.map_err(Error::from).and(Err(Error::Ended("a watch"))),
         }
     };
@@ -206,6 +219,7 @@ async fn run(args: Args) -> Result<(), Error> {
     readiness.drain();
     stop.start();
     workers.await?;
+    rate_limits.await?;
     finish.start();
     go.start();
     leadership.await??;

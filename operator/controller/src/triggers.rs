@@ -4,19 +4,20 @@
 //! |---|---|
 //! | a child | the Microservice that owns it, and the one that did |
 //! | a pod | the Microservice on its label |
+//! | a rate limit policy | the Microservices that it names, or named; all of its namespace if it names that; not for its status |
 //! | a Microservice | itself, if what a pass reads of it differs; those that depend on it, the gateways that serve it, and the owners of routes beside it, if what *they* read of it differs |
 //!
 //! The last rule keeps a new image of one service from visiting every gateway. Own writes of children are no changes at
 //! all (see `cache`). The answer to an own status is one for others, and for the object itself if it shows an edit.
 
-use std::{ops::Deref, sync::Arc};
+use std::{collections::BTreeSet, ops::Deref, sync::Arc};
 
 use k8s_openapi::api::{
     autoscaling::v2::HorizontalPodAutoscaler, core::v1::Pod, policy::v1::PodDisruptionBudget,
 };
 use kube::Resource;
-use trellis_api::Microservice;
-use trellis_operator_desired::microservice as decisions;
+use trellis_api::{Microservice, RateLimitPolicy};
+use trellis_operator_desired::{microservice as decisions, rate_limit};
 
 use crate::{cache::Change, key::Key, observed::Observed, queue::Cause};
 
@@ -125,6 +126,44 @@ where
     let mut due = of_microservice(change, all);
     due.retain(|(key, cause)| *key != own || *cause == Cause::User);
     due
+}
+
+/// Microservices that are due because a rate limit policy changed. `all` is asked only if any may be.
+pub fn of_rate_limit_policy<I>(
+    change: &Change<Observed<RateLimitPolicy>>,
+    all: impl FnOnce() -> I,
+) -> Vec<(Key, Cause)>
+where
+    I: IntoIterator<Item: Deref<Target = Microservice>>,
+{
+    let (before, after) = match change {
+        Change::Set { before, after } => (before.as_deref().and_then(Observed::readable), after.readable()),
+        Change::Removed(object) => (object.readable(), None),
+    };
+    let policies: Vec<&Arc<RateLimitPolicy>> = [before, after].into_iter().flatten().collect();
+    if let [before, after] = policies[..]
+        && before.spec == after.spec
+        && before.metadata.uid == after.metadata.uid
+        && before.metadata.deletion_timestamp == after.metadata.deletion_timestamp
+    {
+        return Vec::new();
+    }
+    let Some(namespace) = policies.first().map(|policy| &policy.metadata.namespace) else {
+        return Vec::new();
+    };
+    let named: Option<BTreeSet<String>> = policies
+        .iter()
+        .map(|policy| rate_limit::concerned(policy))
+        .try_fold(BTreeSet::new(), |named, more| Some(&named | &more?));
+    let concerned = |reader: &Microservice| {
+        let name = reader.metadata.name.as_deref().unwrap_or_default();
+        reader.metadata.namespace == *namespace && named.as_ref().is_none_or(|named| named.contains(name))
+    };
+    all()
+        .into_iter()
+        .filter(|reader| concerned(reader))
+        .map(|reader| (Key::of(&*reader), Cause::Neighbour))
+        .collect()
 }
 
 /// Whether `reader` reads what others see of `changed`. `routed` says whether that is about routes.
@@ -321,6 +360,46 @@ mod tests {
         );
         after.metadata.generation = Some(2);
         assert_eq!(answered(&after), ["user User"]);
+    }
+
+    #[test]
+    fn a_rate_limit_policy_concerns_those_that_it_names_and_named_and_its_status_nobody() {
+        let all = shop();
+        let policy = |generation: i64, target: &str| -> RateLimitPolicy {
+            let (group, kind) = match target {
+                "shop" => ("", "Namespace"),
+                _ => ("trellis.dev", "Microservice"),
+            };
+            serde_json::from_value(json!({
+                "apiVersion": "trellis.dev/v1alpha1",
+                "kind": "RateLimitPolicy",
+                "metadata": {"namespace": "shop", "name": "limits", "uid": "u", "generation": generation},
+                "spec": {
+                    "targetRefs": [{"group": group, "kind": kind, "name": target}],
+                    "limits": {"all": {"scope": "Pod"}},
+                },
+            }))
+            .unwrap()
+        };
+        let observed = |policy: &RateLimitPolicy| Arc::new(Observed::from(policy.clone()));
+        let due = |before: Option<&RateLimitPolicy>, after: &RateLimitPolicy| -> Vec<String> {
+            let change = Change::Set {
+                before: before.map(observed),
+                after: observed(after),
+            };
+            let due = of_rate_limit_policy(&change, || &all);
+            due.into_iter().map(|(key, _)| key.name).collect()
+        };
+        let (order, user) = (policy(1, "order"), policy(2, "user"));
+        assert_eq!(due(None, &order), ["order"]);
+        assert_eq!(due(Some(&order), &user), ["user", "order"]);
+        let everyone = ["user", "order", "product", "gateway"];
+        assert_eq!(due(Some(&user), &policy(3, "shop")), everyone);
+        let mut told = order.clone();
+        told.status = Some(Default::default());
+        assert!(due(Some(&order), &told).is_empty());
+        let gone = of_rate_limit_policy(&Change::Removed(observed(&order)), || &all);
+        assert_eq!(gone, [(Key::new("shop", "order"), Cause::Neighbour)]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use k8s_openapi::api::{
 };
 use kube::{Api, Client, Resource};
 use tokio::{sync::mpsc, task::JoinSet};
-use trellis_api::names;
+use trellis_api::{RateLimitPolicy, names};
 use trellis_chassis::readiness::Readiness;
 
 use crate::{
@@ -55,6 +55,7 @@ pub fn start(
     };
     let mut tasks = JoinSet::new();
     starter.microservices(&mut tasks);
+    starter.rate_limit_policies(&mut tasks);
     starter.child::<Deployment>(&mut tasks, "deployments", triggers::of_child);
     starter.child::<Service>(&mut tasks, "services", triggers::of_child);
     starter.child::<ServiceAccount>(&mut tasks, "serviceaccounts", triggers::of_child);
@@ -76,8 +77,12 @@ pub fn start(
     Watches { tasks, synced }
 }
 
-/// Kinds of children that a Microservice can do without.
-const OPTIONAL: [&str; 2] = ["horizontalpodautoscalers", "poddisruptionbudgets"];
+/// Kinds that a Microservice can do without.
+const OPTIONAL: [&str; 3] = [
+    "horizontalpodautoscalers",
+    "poddisruptionbudgets",
+    "ratelimitpolicies",
+];
 
 struct Starter<'a> {
     client: &'a Client,
@@ -94,6 +99,21 @@ impl Starter<'_> {
         let (caches, triggers) = (Arc::clone(self.caches), self.triggers.clone());
         tasks.spawn(watch.run(Arc::clone(&caches.microservices), move |change| {
             for trigger in triggers::of_microservice(change, || caches.readable_microservices()) {
+                // Nobody listens any more only when the process ends.
+                let _ = triggers.send(trigger);
+            }
+        }));
+    }
+
+    fn rate_limit_policies(&self, tasks: &mut JoinSet<()>) {
+        let watch = self.watch::<Observed<RateLimitPolicy>>(String::new(), caches::trim, "ratelimitpolicies");
+        let (caches, triggers) = (Arc::clone(self.caches), self.triggers.clone());
+        tasks.spawn(watch.run(Arc::clone(&caches.rate_limit_policies), move |change| {
+            if let Observed::Unreadable(invalid) = &**change.object() {
+                let policy = Key::of(&**change.object());
+                tracing::warn!(%policy, error = invalid.error, "failed to read a rate limit policy");
+            }
+            for trigger in triggers::of_rate_limit_policy(change, || caches.readable_microservices()) {
                 // Nobody listens any more only when the process ends.
                 let _ = triggers.send(trigger);
             }

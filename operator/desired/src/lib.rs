@@ -12,6 +12,7 @@
 //! and `trellis check` run the very code that the operator runs.
 
 pub mod microservice;
+pub mod rate_limit;
 pub mod resources;
 
 pub use resources::{Applied, Prepared, ReplicaHandover, Resources};

@@ -18,7 +18,7 @@ use trellis_api::{Microservice, names};
 use trellis_operator_desired::microservice::{self as decisions, Fetched, PodEvent, Proxy};
 
 use super::Context;
-use crate::{cache::Cache, key::Key};
+use crate::{caches::owned, key::Key};
 
 /// Most pods whose Events are read in a pass: one of a kind explains the others.
 const MOST_PODS: usize = 3;
@@ -61,6 +61,7 @@ pub async fn dereference(context: &Context, cr: &Microservice) -> Result<Fetched
         deployment: owned(cr, &caches.deployments, &key),
         autoscaler: owned(cr, &caches.autoscalers, &key),
         proxy_config: owned(cr, &caches.config_maps, &proxy_config),
+        rate_limit_policies: caches.readable_policies(&key.namespace),
         // Read after the Applier, which changes what they are about.
         pods: Vec::new(),
         events: Vec::new(),
@@ -118,15 +119,6 @@ fn related(context: &Context, cr: &Microservice) -> Vec<Arc<Microservice>> {
         .filter(|other| interests.covers(other))
         .cloned()
         .collect()
-}
-
-fn owned<K: Resource + Clone>(cr: &Microservice, cache: &Cache<K>, key: &Key) -> Option<K> {
-    let live = cache.get(key)?;
-    let owners = live.meta().owner_references.iter().flatten();
-    let ours = owners
-        .into_iter()
-        .any(|owner| Some(&owner.uid) == cr.metadata.uid.as_ref() && owner.controller == Some(true));
-    ours.then(|| (*live).clone())
 }
 
 fn is_complete(deployment: &Deployment) -> bool {

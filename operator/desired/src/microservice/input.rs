@@ -7,7 +7,7 @@ use k8s_openapi::api::{
     autoscaling::v2::HorizontalPodAutoscaler,
     core::v1::{ConfigMap, Pod},
 };
-use trellis_api::Microservice;
+use trellis_api::{Microservice, RateLimitPolicy};
 
 /// Settings of the operator that show in the objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub struct Fetched {
     pub autoscaler: Option<HorizontalPodAutoscaler>,
     /// The live boot document of the proxy.
     pub proxy_config: Option<ConfigMap>,
+    /// The rate limit policies of the namespace.
+    pub rate_limit_policies: Vec<Arc<RateLimitPolicy>>,
     /// Pods with the label `trellis.dev/microservice`. Only needed while something is not ready.
     pub pods: Vec<Pod>,
     /// Events about these pods. Only needed while something is not ready.

@@ -7,7 +7,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, OwnerReference},
 };
 use kube::Resource as _;
-use trellis_api::{Microservice, Problem, names};
+use trellis_api::{Microservice, Problem, RateLimitPolicy, names};
 use trellis_proxy_config::Document;
 
 use super::{
@@ -17,6 +17,7 @@ use super::{
         PodSettings, ProxySettings, Role, Scaling, ServiceRole, Validated,
     },
 };
+use crate::rate_limit;
 
 /// Fills in what the spec leaves open.
 pub(super) fn resolve(
@@ -82,8 +83,9 @@ pub(super) fn resolve(
             stream_address: settings.config_stream_address.clone(),
             telemetry_endpoint: settings.telemetry_endpoint.clone(),
         },
+        limits: rate_limit::resolve(cr, &fetched.rate_limit_policies, live_document.as_ref()),
         document: DocumentOrder {
-            newest_input: newest_input(cr, &others),
+            newest_input: newest_input(cr, &others, &fetched.rate_limit_policies),
             live: live_document,
         },
         live: fetched.deployment.as_ref().map(live).unwrap_or_default(),
@@ -203,7 +205,7 @@ fn live(deployment: &Deployment) -> LiveDeployment {
 
 /// Highest resourceVersion of the Microservice and of those that its document is made from. Resource versions of one
 /// cluster are comparable numbers (KEP-5504).
-fn newest_input(cr: &Microservice, others: &[&Microservice]) -> u64 {
+fn newest_input(cr: &Microservice, others: &[&Microservice], policies: &[Arc<RateLimitPolicy>]) -> u64 {
     let interests = interests(cr);
     let for_document = |other: &&&Microservice| {
         interests.by_name(other)
@@ -215,7 +217,9 @@ fn newest_input(cr: &Microservice, others: &[&Microservice]) -> u64 {
         .filter(for_document)
         .copied()
         .chain([cr])
-        .filter_map(|cr| cr.metadata.resource_version.as_deref()?.parse().ok())
+        .map(|cr| &cr.metadata)
+        .chain(policies.iter().map(|policy| &policy.metadata))
+        .filter_map(|metadata| metadata.resource_version.as_deref()?.parse().ok())
         .max()
         .unwrap_or_default()
 }

@@ -33,6 +33,7 @@ mod conditions;
 mod dependencies;
 mod failure;
 mod programmed;
+mod rate_limits;
 mod rollout;
 mod routes;
 
@@ -184,6 +185,9 @@ fn applied(
         ConditionType::AutoscalerActive,
         autoscaler::verdict(validated, resources.autoscaler.as_ref()),
     );
+    if let Some(verdict) = rate_limits::verdict(validated) {
+        conditions.set(ConditionType::RateLimitPolicyAffected, verdict);
+    }
     sum_up(validated, deployment, &rollout, failure.as_ref(), conditions);
     columns::fill(validated, resources, &rollout)
 }
@@ -279,6 +283,7 @@ fn keep_details(conditions: &mut Conditions<'_>, reason: Reason, message: &str) 
     for detail in DETAILS {
         conditions.keep_or(detail, Verdict::unknown(reason, message));
     }
+    conditions.keep(ConditionType::RateLimitPolicyAffected);
 }
 
 fn first_error(problems: &[Problem]) -> String {

@@ -13,7 +13,7 @@ use trellis_api::{
     Duration, Problem,
     microservice::{Autoscaling, Binding, ImagePullPolicy, PodMetadata, Probes, Resources, SecurityContext},
 };
-use trellis_proxy_config::{Cluster, ClusterName, Document, OutboundRoute, Route};
+use trellis_proxy_config::{Cluster, ClusterName, Document, OutboundRoute, RateLimit, Route};
 
 use super::{Key, ports::MeshPort, routes::Lost};
 
@@ -33,6 +33,8 @@ pub struct Validated {
     pub(super) pod: PodSettings,
     pub(super) proxy: ProxySettings,
     pub(super) document: DocumentOrder,
+    /// What the proxies let in.
+    pub(super) limits: Vec<RateLimit>,
     pub(super) live: LiveDeployment,
     pub(super) warnings: Vec<Problem>,
 }

@@ -14,9 +14,10 @@ use k8s_openapi::{
     },
     jiff::Timestamp,
 };
+use kube::Resource;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use trellis_api::{Microservice, MicroserviceStatus, Problem, names};
+use trellis_api::{Microservice, MicroserviceStatus, Problem, RateLimitPolicy, names};
 use trellis_operator_desired::{
     Applied, Resources,
     microservice::{
@@ -103,6 +104,10 @@ impl Case {
             "Microservice" => {
                 let other: Microservice = as_stored(parse(document));
                 self.fetched.microservices.push(Arc::new(other));
+            }
+            "RateLimitPolicy" => {
+                let policy: RateLimitPolicy = as_stored(parse(document));
+                self.fetched.rate_limit_policies.push(Arc::new(policy));
             }
             "Deployment" => self.fetched.deployment = Some(deployment(document)),
             "HorizontalPodAutoscaler" => self.fetched.autoscaler = Some(parse(document)),
@@ -275,15 +280,15 @@ pub fn store(
 }
 
 /// As the API server has it: with an identity and a generation.
-fn as_stored(mut cr: Microservice) -> Microservice {
-    let metadata = &mut cr.metadata;
+fn as_stored<K: Resource>(mut object: K) -> K {
+    let metadata = object.meta_mut();
     metadata
         .uid
         .get_or_insert_with(|| "6f1c4c5e-0000-4000-8000-000000000001".to_owned());
     metadata.generation.get_or_insert(1);
     metadata.resource_version.get_or_insert_with(|| "100".to_owned());
     metadata.namespace.get_or_insert_with(|| "shop".to_owned());
-    cr
+    object
 }
 
 /// A live Deployment of which a case writes only what it is about.

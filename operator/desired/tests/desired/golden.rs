@@ -1,7 +1,7 @@
 //! What the operator makes of a Microservice, as pairs of files.
 //!
 //! `<case>.in.yaml`: first the Microservice, which anybody may `kubectl apply`, then what else is there: other
-//! Microservices, the live Deployment, autoscaler and document, pods, what proxies said, and Events. A pod whose template digest is
+//! Microservices, rate limit policies, the live Deployment, autoscaler and document, pods, what proxies said, and Events. A pod whose template digest is
 //! `current` is of the template that this pass makes. A comment `# golden: Deployment, status` says what the case is
 //! about; without it everything is shown.
 //!

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use trellis_api::condition::{ConditionType, Reason};
+use trellis_api::condition::{ConditionType, PolicyConditionType, PolicyReason, Reason};
 
 #[test]
 fn the_reference_explains_every_condition_and_reason() {
@@ -26,10 +26,41 @@ fn variants<T: strum::IntoEnumIterator + AsRef<str>>() -> Vec<String> {
 }
 
 #[test]
-fn the_reference_names_every_field_of_a_microservice() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/microservice.md");
+fn the_reference_explains_every_condition_and_reason_of_a_policy() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/rate-limit-policy.md");
     let page = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let crd = serde_json::to_value(&trellis_api::crds().unwrap()[0]).unwrap();
+    let (_, status) = page.split_once("## Status").unwrap();
+    let (types, reasons) = status.split_once("| reason |").unwrap();
+    for (names, part) in [
+        (variants::<PolicyConditionType>(), types),
+        (variants::<PolicyReason>(), reasons),
+    ] {
+        for name in names {
+            assert!(
+                part.contains(&format!("`{name}`")),
+                "{} lacks {name}",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn the_reference_names_every_field_of_a_microservice() {
+    names_every_field("microservice.md", 0);
+}
+
+#[test]
+fn the_reference_names_every_field_of_a_policy() {
+    names_every_field("rate-limit-policy.md", 1);
+}
+
+fn names_every_field(page: &str, kind: usize) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../docs/reference")
+        .join(page);
+    let page = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let crd = serde_json::to_value(&trellis_api::crds().unwrap()[kind]).unwrap();
     let root = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
     let mut missing = Vec::new();
     for part in ["spec", "status"] {
@@ -57,6 +88,7 @@ fn fields(schema: &serde_json::Value, visit: &mut impl FnMut(&str)) {
         if !OF_KUBERNETES.contains(&name.as_str()) {
             fields(field, visit);
             fields(&field["items"], visit);
+            fields(&field["additionalProperties"], visit);
         }
     }
 }

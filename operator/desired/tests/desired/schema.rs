@@ -4,8 +4,11 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use trellis_api::Microservice;
-use trellis_operator_desired::microservice::{self, Fetched, Settings};
+use trellis_api::{Microservice, RateLimitPolicy};
+use trellis_operator_desired::{
+    microservice::{self, Fetched, Settings},
+    rate_limit,
+};
 
 /// A service and a gateway in which every field with a rule has a value.
 const SERVICE: &str = r#"{
@@ -30,13 +33,41 @@ const GATEWAY: &str = r#"{
   "gateway": {"listeners": [{"name": "http", "port": 80, "protocol": "HTTP", "nodePort": 30080}], "routes": {"fromNamespaces": "All"}, "pathByService": true}
 }"#;
 
+/// Policies in which every field with a rule has a value.
+const POLICY: &str = r#"{
+  "targetRefs": [{"group": "trellis.dev", "kind": "Microservice", "name": "order", "sectionName": "orders"}],
+  "limits": {
+    "bucket": {"scope": "Pod", "algorithm": "TokenBucket", "rates": [{"limit": 1, "window": "1s", "burst": 5}],
+      "counters": ["source.address"], "when": ["true"], "cost": "1", "mode": "Shadow", "headers": "None",
+      "response": {"status": 503, "body": "later"}},
+    "under-way": {"concurrency": 5}
+  },
+  "mode": "Enforce", "headers": "Ietf", "response": {"status": 503, "body": "later"}
+}"#;
+
 #[test]
-fn validate_refuses_whatever_the_schema_refuses() {
-    let crd = trellis_api::crds().unwrap().remove(0);
+fn validate_refuses_whatever_the_schema_of_a_microservice_refuses() {
+    let rules = try_rules(0, &[SERVICE, AUTOSCALED, GATEWAY], faults);
+    assert!(rules > 60, "only {rules} rules were tried");
+}
+
+#[test]
+fn problems_has_whatever_the_schema_of_a_policy_refuses() {
+    let rules = try_rules(1, &[POLICY], faults_of_policy);
+    assert!(rules > 25, "only {rules} rules were tried");
+}
+
+/// Breaks every rule of a kind's schema, one after the other; answers how many there are.
+fn try_rules(
+    kind: usize,
+    samples: &[&str],
+    faults: fn(&Value) -> Result<Vec<String>, serde_json::Error>,
+) -> usize {
+    let crd = trellis_api::crds().unwrap().remove(kind);
     let crd = serde_json::to_value(crd).unwrap();
     let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
     let mut rules = 0;
-    for text in [SERVICE, AUTOSCALED, GATEWAY] {
+    for text in samples {
         let spec: Value = serde_json::from_str(text).unwrap();
         assert_eq!(
             faults(&spec).unwrap(),
@@ -49,15 +80,19 @@ fn validate_refuses_whatever_the_schema_refuses() {
             *changed.pointer_mut(pointer).unwrap() = bad.clone();
             // What cannot even be read is refused before.
             let Ok(fields) = faults(&changed) else { return };
+            // A key of a map may be written either way.
+            let dotted = |path: &str| path.replace('[', ".").replace(']', "");
+            let place = dotted(path);
             assert!(
                 fields
                     .iter()
-                    .any(|field| field.starts_with(path) || path.starts_with(field.as_str())),
+                    .map(|field| dotted(field))
+                    .any(|field| field.starts_with(&place) || place.starts_with(&field)),
                 "{path}: {rule}: {bad} passes validate, which has {fields:?}"
             );
         });
     }
-    assert!(rules > 60, "only {rules} rules were tried");
+    rules
 }
 
 /// Calls back with a bad value for every rule of the schema at every place of the sample.
@@ -94,6 +129,15 @@ fn walk(
             &json!(vec![items[0].clone(); most + 1]),
             "maxItems",
         );
+    }
+    if size("minProperties").is_some() {
+        visit(pointer, path, &json!({}), "minProperties");
+    }
+    if let (Some(most), Some(map)) = (size("maxProperties"), value.as_object()) {
+        let first = map.values().next().unwrap();
+        let many: serde_json::Map<String, Value> =
+            (0..=most).map(|i| (format!("key-{i}"), first.clone())).collect();
+        visit(pointer, path, &json!(many), "maxProperties");
     }
     if size("minItems").is_some() {
         visit(pointer, path, &json!([]), "minItems");
@@ -157,4 +201,15 @@ fn faults(spec: &Value) -> Result<Vec<String>, serde_json::Error> {
         .filter(|problem| problem.severity == trellis_api::Severity::Error)
         .map(|problem| problem.field)
         .collect())
+}
+
+fn faults_of_policy(spec: &Value) -> Result<Vec<String>, serde_json::Error> {
+    let policy: RateLimitPolicy = serde_json::from_value(json!({
+        "apiVersion": "trellis.dev/v1alpha1",
+        "kind": "RateLimitPolicy",
+        "metadata": {"name": "limits", "namespace": "shop"},
+        "spec": spec,
+    }))?;
+    let problems = rate_limit::problems(&policy);
+    Ok(problems.into_iter().map(|problem| problem.field).collect())
 }

@@ -85,7 +85,7 @@ fn config(validated: &Validated) -> Config {
         listeners,
         outbound,
         gateways,
-        limits: Vec::new(),
+        limits: validated.limits.clone(),
         clusters,
     }
 }

@@ -106,6 +106,13 @@ impl<'a> Conditions<'a> {
         }
     }
 
+    /// Leaves a condition as it was, if it was there.
+    pub(super) fn keep(&mut self, type_: ConditionType) {
+        if let Some(previous) = self.previous(type_).cloned() {
+            self.push(type_, previous);
+        }
+    }
+
     /// Says again what a condition said, now of this generation too.
     pub(super) fn repeat(&mut self, previous: &Condition, type_: ConditionType) {
         let mut condition = previous.clone();
