@@ -16,13 +16,14 @@ pub struct Args {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Print the faults of Microservices with their field paths; exit with 1 if there are any.
+    /// Print the faults of Microservices and RateLimitPolicies with their field paths; exit with 1 if there are any.
     ///
     /// Warnings are printed too and do not change the exit code. Objects of other kinds are passed over.
     Check(Check),
     /// Print the objects that the operator would make.
     ///
-    /// Microservices in the same files are each other's dependencies, gateways and rivals for routes. What the operator
+    /// Microservices in the same files are each other's dependencies, gateways and rivals for routes, and RateLimitPolicies there
+    /// limit them. What the operator
     /// takes from a cluster (live replicas, owners, the age of objects) is not there.
     Render(Render),
 }

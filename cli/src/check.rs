@@ -2,9 +2,14 @@
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
+use kube::Resource;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
-use trellis_api::{GROUP, Microservice, Problem, Severity, VERSION};
-use trellis_operator_desired::microservice::{self, Fetched, Settings};
+use trellis_api::{GROUP, Microservice, Problem, RateLimitPolicy, Severity, VERSION};
+use trellis_operator_desired::{
+    microservice::{self, Fetched, Settings},
+    rate_limit,
+};
 
 use crate::{
     args,
@@ -12,6 +17,16 @@ use crate::{
     report::{self, Finding},
     schema,
 };
+
+const MICROSERVICE: &str = "Microservice";
+const POLICY: &str = "RateLimitPolicy";
+
+/// The schema of each kind.
+#[derive(Default)]
+struct Schemas {
+    microservice: Value,
+    policy: Value,
+}
 
 /// Why nothing could be checked.
 #[derive(Debug, thiserror::Error)]
@@ -27,11 +42,13 @@ pub enum Error {
     Output(#[source] std::io::Error),
 }
 
-/// Microservices that can be acted on, and the faults of all.
+/// Objects that can be acted on, and the faults of all.
 #[derive(Debug, Default)]
 pub struct Checked {
-    /// Those without errors and where they were read.
+    /// Microservices without errors.
     pub microservices: Vec<Arc<Microservice>>,
+    /// Rate limit policies without errors.
+    pub policies: Vec<Arc<RateLimitPolicy>>,
     /// How many there were, with or without faults.
     pub count: usize,
     /// Every fault and hint.
@@ -39,7 +56,7 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// Whether anything stops a Microservice from being acted on.
+    /// Whether anything stops an object from being acted on.
     pub fn has_errors(&self) -> bool {
         self.findings
             .iter()
@@ -61,12 +78,12 @@ pub fn run(args: &args::Check) -> Result<bool, Error> {
     Ok(!checked.has_errors())
 }
 
-/// Checks every Microservice of the files.
+/// Checks every object of our kinds in the files.
 ///
 /// # Errors
 /// Files cannot be read.
 pub fn check(input: &args::Input) -> Result<Checked, Error> {
-    let schema = schema_of_microservice().map_err(Error::Schema)?;
+    let schemas = schemas().map_err(Error::Schema)?;
     let mut checked = Checked::default();
     for path in &input.files {
         let manifests = manifest::read(path)?;
@@ -75,7 +92,7 @@ pub fn check(input: &args::Input) -> Result<Checked, Error> {
             checked.findings.push(nothing_in(path));
         }
         for manifest in &manifests {
-            check_manifest(manifest, &schema, &input.namespace, &mut checked);
+            check_manifest(manifest, &schemas, &input.namespace, &mut checked);
         }
     }
     if checked.count == 0 && checked.findings.is_empty() {
@@ -87,10 +104,10 @@ pub fn check(input: &args::Input) -> Result<Checked, Error> {
 
 fn nothing_in(path: &Path) -> Finding {
     let file = manifest::name(path);
-    Finding::of_file(&file, &format!("no Microservice in {file}"))
+    Finding::of_file(&file, &format!("no Microservice or RateLimitPolicy in {file}"))
 }
 
-fn check_manifest(manifest: &Manifest, schema: &Value, namespace: &str, checked: &mut Checked) {
+fn check_manifest(manifest: &Manifest, schemas: &Schemas, namespace: &str, checked: &mut Checked) {
     let document = match &manifest.content {
         Ok(document) => document,
         Err(fault) => {
@@ -102,7 +119,14 @@ fn check_manifest(manifest: &Manifest, schema: &Value, namespace: &str, checked:
         return;
     }
     checked.count += 1;
-    let (cr, problems) = one(document, schema, namespace);
+    let is_policy = document["kind"] == POLICY;
+    let (cr, policy, problems) = if is_policy {
+        let (policy, problems) = policy(document, &schemas.policy, namespace);
+        (None, policy, problems)
+    } else {
+        let (cr, problems) = microservice(document, &schemas.microservice, namespace);
+        (cr, None, problems)
+    };
     let findings = manifest
         .duplicates
         .iter()
@@ -112,7 +136,15 @@ fn check_manifest(manifest: &Manifest, schema: &Value, namespace: &str, checked:
     checked.findings.extend(findings);
     if let Some(cr) = cr.filter(|_| manifest.duplicates.is_empty()) {
         checked.microservices.push(Arc::new(cr));
-        duplicate(manifest, checked);
+        if let Some(finding) = duplicate(manifest, &mut checked.microservices) {
+            checked.findings.push(finding);
+        }
+    }
+    if let Some(policy) = policy.filter(|_| manifest.duplicates.is_empty()) {
+        checked.policies.push(Arc::new(policy));
+        if let Some(finding) = duplicate(manifest, &mut checked.policies) {
+            checked.findings.push(finding);
+        }
     }
 }
 
@@ -120,33 +152,19 @@ fn check_manifest(manifest: &Manifest, schema: &Value, namespace: &str, checked:
 fn is_ours(document: &Value) -> bool {
     let group = |api_version: &str| api_version.split('/').next() == Some(GROUP);
     !document.is_object()
-        || document["kind"] == "Microservice"
+        || document["kind"] == MICROSERVICE
+        || document["kind"] == POLICY
         || document["apiVersion"].as_str().is_some_and(group)
         || document["apiVersion"].is_null()
         || document["kind"].is_null()
 }
 
 /// The Microservice, if it can be acted on, and its problems.
-fn one(document: &Value, schema: &Value, namespace: &str) -> (Option<Microservice>, Vec<Problem>) {
-    let mut problems = header(document);
-    if !problems.is_empty() {
+fn microservice(document: &Value, schema: &Value, namespace: &str) -> (Option<Microservice>, Vec<Problem>) {
+    let (cr, mut problems) = read::<Microservice>(document, schema, namespace);
+    let Some(cr) = cr else {
         return (None, problems);
-    }
-    let mut document = document.clone();
-    schema::drop_nulls(&mut document, schema);
-    problems = schema::check(&document, schema);
-    let mut cr: Microservice = match serde_path_to_error::deserialize(&document) {
-        Ok(cr) => cr,
-        Err(error) => {
-            // What cannot be read because it does not fit the schema has its fault already, with a better text.
-            if problems.is_empty() {
-                let field = error.path().to_string();
-                problems.push(Problem::error(field, error.into_inner().to_string()));
-            }
-            return (None, problems);
-        }
     };
-    cr.metadata.namespace.get_or_insert_with(|| namespace.to_owned());
     // Faults never depend on other objects or on the operator's settings.
     let settings = Settings {
         proxy_image: String::new(),
@@ -159,6 +177,45 @@ fn one(document: &Value, schema: &Value, namespace: &str) -> (Option<Microservic
     let validation = microservice::validate(&cr, &Fetched::default(), &settings);
     problems.extend(validation.problems);
     (validation.validated.filter(|_| fits).map(|_| cr), problems)
+}
+
+/// The policy, if it can be acted on, and its problems.
+fn policy(document: &Value, schema: &Value, namespace: &str) -> (Option<RateLimitPolicy>, Vec<Problem>) {
+    let (policy, mut problems) = read::<RateLimitPolicy>(document, schema, namespace);
+    if let Some(policy) = &policy {
+        problems.extend(rate_limit::problems(policy));
+    }
+    let has_errors = problems.iter().any(|problem| problem.severity == Severity::Error);
+    (policy.filter(|_| !has_errors), problems)
+}
+
+/// The object as its type, if it can be read, and where it does not fit the schema.
+fn read<K: Resource + DeserializeOwned>(
+    document: &Value,
+    schema: &Value,
+    namespace: &str,
+) -> (Option<K>, Vec<Problem>) {
+    let mut problems = header(document);
+    if !problems.is_empty() {
+        return (None, problems);
+    }
+    let mut document = document.clone();
+    schema::drop_nulls(&mut document, schema);
+    problems = schema::check(&document, schema);
+    let mut object: K = match serde_path_to_error::deserialize(&document) {
+        Ok(object) => object,
+        Err(error) => {
+            // What cannot be read because it does not fit the schema has its fault already, with a better text.
+            if problems.is_empty() {
+                let field = error.path().to_string();
+                problems.push(Problem::error(field, error.into_inner().to_string()));
+            }
+            return (None, problems);
+        }
+    };
+    let metadata = object.meta_mut();
+    metadata.namespace.get_or_insert_with(|| namespace.to_owned());
+    (Some(object), problems)
 }
 
 fn header(document: &Value) -> Vec<Problem> {
@@ -176,42 +233,45 @@ fn header(document: &Value) -> Vec<Problem> {
             format!("is {}: use {version}", document["apiVersion"]),
         ));
     }
-    if document["kind"] != "Microservice" {
+    if document["kind"] != MICROSERVICE && document["kind"] != POLICY {
         problems.push(Problem::error(
             "kind",
-            format!("is {}: use Microservice", document["kind"]),
+            format!("is {}: use {MICROSERVICE} or {POLICY}", document["kind"]),
         ));
     }
     problems
 }
 
-/// Of two objects of one name, the second would overwrite the first.
-fn duplicate(manifest: &Manifest, checked: &mut Checked) {
-    let Some((last, earlier)) = checked.microservices.split_last() else {
-        return;
-    };
-    let same = |other: &Arc<Microservice>| microservice::Key::of(other) == microservice::Key::of(last);
-    if earlier.iter().any(same)
-        && let Ok(document) = &manifest.content
-    {
-        checked.findings.push(Finding::of_object(
-            &manifest.file,
-            document,
-            Problem::error(
-                "metadata.name",
-                "is there twice, and the later would overwrite the earlier: rename one",
-            ),
-        ));
-        checked.microservices.pop();
+/// Of two objects of one kind and name, the second would overwrite the first; it is taken out again.
+fn duplicate<K: Resource>(manifest: &Manifest, objects: &mut Vec<Arc<K>>) -> Option<Finding> {
+    let (last, earlier) = objects.split_last()?;
+    let name = |object: &K| (object.meta().namespace.clone(), object.meta().name.clone());
+    if !earlier.iter().any(|other| name(other) == name(last)) {
+        return None;
     }
+    objects.pop();
+    let document = manifest.content.as_ref().ok()?;
+    Some(Finding::of_object(
+        &manifest.file,
+        document,
+        Problem::error(
+            "metadata.name",
+            "is there twice, and the later would overwrite the earlier: rename one",
+        ),
+    ))
 }
 
-fn schema_of_microservice() -> Result<Value, serde_json::Error> {
+fn schemas() -> Result<Schemas, serde_json::Error> {
+    let mut schemas = Schemas::default();
     for crd in trellis_api::crds()? {
-        if crd.spec.names.kind == "Microservice" {
-            let mut crd = serde_json::to_value(crd)?;
-            return Ok(crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take());
+        let kind = crd.spec.names.kind.clone();
+        let mut crd = serde_json::to_value(crd)?;
+        let schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take();
+        match kind.as_str() {
+            MICROSERVICE => schemas.microservice = schema,
+            POLICY => schemas.policy = schema,
+            _ => {}
         }
     }
-    Ok(Value::Null)
+    Ok(schemas)
 }

@@ -46,6 +46,15 @@ pub fn run(args: &args::Render) -> Result<bool, Error> {
     };
     let mut documents = Vec::new();
     for cr in &checked.microservices {
+        let namespace = &cr.metadata.namespace;
+        let policies = checked.policies.iter();
+        let fetched = Fetched {
+            rate_limit_policies: policies
+                .filter(|policy| policy.metadata.namespace == *namespace)
+                .cloned()
+                .collect(),
+            ..fetched.clone()
+        };
         if let Some(validated) = microservice::validate(cr, &fetched, &settings).validated {
             documents.extend(yaml(microservice::build(&validated))?);
         }

@@ -89,7 +89,7 @@ pub fn text(checked: &Checked) -> String {
         .collect();
     if !checked.has_errors() {
         let plural = if checked.count == 1 { "" } else { "s" };
-        text += &format!("{} Microservice{plural} checked: no faults\n", checked.count);
+        text += &format!("{} object{plural} checked: no faults\n", checked.count);
     }
     text
 }

@@ -211,7 +211,7 @@ fn unknown<'a>(path: &str, field: &str, known: impl Iterator<Item = &'a str>) ->
         .filter(|(distance, _)| *distance <= 2);
     let fix = match closest {
         Some((_, known)) => format!("did you mean {known:?}?"),
-        None => "remove it; kubectl explain msvc lists the fields".to_owned(),
+        None => "remove it; kubectl explain lists the fields".to_owned(),
     };
     Problem::error(join(path, field), format!("unknown field: {fix}"))
 }

@@ -46,7 +46,7 @@ fn golden(name: &str) -> PathBuf {
 #[test]
 fn a_microservice_without_faults_ends_with_0() {
     let output = trellis(&["check", "-f", "-"], HELLO);
-    assert_eq!(text(&output.stdout), "1 Microservice checked: no faults\n");
+    assert_eq!(text(&output.stdout), "1 object checked: no faults\n");
     assert_eq!(output.status.code(), Some(0));
 }
 
@@ -178,11 +178,7 @@ fn a_field_without_a_value_is_none_as_with_the_api_server() {
         "  gateway: ~\n",
     ] {
         let output = trellis(&["check", "-f", "-"], &format!("{HELLO}{nothing}"));
-        assert_eq!(
-            text(&output.stdout),
-            "1 Microservice checked: no faults\n",
-            "{nothing}"
-        );
+        assert_eq!(text(&output.stdout), "1 object checked: no faults\n", "{nothing}");
     }
     let said = text(&trellis(&["check", "-f", "-"], &HELLO.replace("8080", "null")).stdout);
     assert!(
@@ -209,7 +205,7 @@ fn a_file_without_a_microservice_ends_with_1() {
         let output = trellis(&["check", "-f", "-"], nothing);
         assert_eq!(
             text(&output.stdout),
-            "stdin: no Microservice in stdin\n",
+            "stdin: no Microservice or RateLimitPolicy in stdin\n",
             "{nothing:?}"
         );
         assert_eq!(output.status.code(), Some(1));
@@ -220,7 +216,10 @@ fn a_file_without_a_microservice_ends_with_1() {
     let output = trellis(&["check", "-f", name, "-f", "-"], HELLO);
     std::fs::remove_file(&empty).unwrap();
     let said = text(&output.stdout);
-    assert_eq!(said, format!("{name}: no Microservice in {name}\n"));
+    assert_eq!(
+        said,
+        format!("{name}: no Microservice or RateLimitPolicy in {name}\n")
+    );
     assert_eq!(output.status.code(), Some(1));
 }
 
@@ -242,7 +241,7 @@ fn objects_of_other_kinds_are_passed_over_and_unknown_ones_of_ours_are_not() {
         &["check", "-f", "-"],
         &HELLO.replace("kind: Microservice", "kind: Microservcie"),
     );
-    assert!(text(&output.stdout).contains("kind: is \"Microservcie\": use Microservice"));
+    assert!(text(&output.stdout).contains("kind: is \"Microservcie\": use Microservice or RateLimitPolicy"));
     assert_eq!(output.status.code(), Some(1));
 }
 
@@ -329,4 +328,42 @@ fn render_prints_the_sound_ones_and_the_faults_of_the_others() {
     assert!(!text(&output.stdout).contains("name: broken"));
     assert!(text(&output.stderr).contains("Microservice/broken: spec.ports[0].port"));
     assert_eq!(output.status.code(), Some(1));
+}
+
+const POLICY: &str = "
+apiVersion: trellis.dev/v1alpha1
+kind: RateLimitPolicy
+metadata: {name: hello-limits}
+spec:
+  targetRefs: [{group: trellis.dev, kind: Microservice, name: hello}]
+  limits: {everyone: {scope: Pod}}
+";
+
+#[test]
+fn a_policy_is_checked_by_schema_and_by_its_expressions() {
+    let output = trellis(&["check", "-f", "-"], POLICY);
+    assert_eq!(text(&output.stdout), "1 object checked: no faults\n");
+    let faulty = POLICY.replace(
+        "{scope: Pod}",
+        "{scope: Pod, when: ['request.verb == \"GET\"'], bursts: 5}",
+    );
+    let output = trellis(&["check", "-f", "-"], &faulty);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("stdin: RateLimitPolicy/hello-limits: spec.limits[everyone].bursts: unknown field"),
+        "{said}"
+    );
+    let fault = "stdin: RateLimitPolicy/hello-limits: spec.limits[everyone].when[0]: line 1, column 9: ";
+    assert!(said.contains(fault), "{said}");
+}
+
+#[test]
+fn a_rendered_document_has_the_limits_of_policies_beside_it() {
+    let both = format!("{HELLO}---{POLICY}");
+    let output = trellis(&["render", "-f", "-"], &both);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("\"policy\": \"hello-limits\""));
+    let output = trellis(&["render", "-f", "-"], HELLO);
+    assert!(!text(&output.stdout).contains("\"limits\""));
 }
