@@ -1,8 +1,8 @@
 //! The API server's audit log: every write that went through, by whom, to what, and whether it changed anything.
 //!
 //! A write that changes nothing answers the version that the object had before, which the write that made it has answered
-//! too. So of all writes that answer a version one was a change: the one that made the object; where the version has a new
-//! generation, a patch, which is how its owner writes a spec; where it has not, an update, which is how the controllers of
+//! too. An update says which version it is made from, so it is told exactly. Of all other writes that answer a version one was
+//! a change: the one that made the object; an update that was one; where the version has a new generation, a patch, which is how its owner writes a spec; where it has not, an update, which is how the controllers of
 //! Kubernetes write the rest; and of equals the one that was asked for first. Their order in the log is that of their ends,
 //! and says nothing.
 
@@ -40,6 +40,8 @@ pub struct Write {
     object_ref: Object,
     #[serde(default)]
     response_status: Status,
+    #[serde(default)]
+    request_object: Answer,
     #[serde(default)]
     response_object: Answer,
     /// RFC 3339 in UTC, with microseconds: of one length, so its order is that of texts.
@@ -151,9 +153,20 @@ impl Write {
     }
 
     /// What speaks for it, of all that answer the same version, as the one that changed something: greater is better.
-    fn claim(&self, new_generation: bool) -> (bool, bool, Reverse<&str>) {
+    fn claim(&self, new_generation: bool) -> (bool, bool, bool, Reverse<&str>) {
         let usual = if new_generation { "patch" } else { "update" };
-        (self.created(), self.verb == usual, Reverse(&*self.received))
+        let sure = self.made_from().is_some_and(|from| from != self.version());
+        (self.created(), sure, self.verb == usual, Reverse(&*self.received))
+    }
+
+    /// The version that an update is made from, which it says itself.
+    fn made_from(&self) -> Option<&str> {
+        let from = &*self.request_object.metadata.resource_version;
+        (self.verb == "update" && !from.is_empty()).then_some(from)
+    }
+
+    fn version(&self) -> &str {
+        &self.response_object.metadata.resource_version
     }
 
     /// `spec.replicas` of what was answered.
@@ -208,6 +221,11 @@ impl Log {
 
     fn take(&mut self, mut write: Write) {
         write.effective = (200..300).contains(&write.code());
+        if write.effective && write.made_from() == Some(write.version()) {
+            write.effective = false;
+            self.writes.push(write);
+            return;
+        }
         let Metadata {
             resource_version,
             generation,
@@ -298,6 +316,13 @@ mod tests {
             effective(&mut log)[5..],
             [false, true, false, true, false, true, false, true]
         );
+        // An update that was made from the version that it answers changed nothing, although a patch made no new generation.
+        let mut nothing: serde_json::Value =
+            serde_json::from_str(&line("update", "deployments/status", 200, "13", 14)).unwrap();
+        nothing["requestObject"] = serde_json::json!({"metadata": {"resourceVersion": "13"}});
+        let text = line("patch", "deployments", 200, "13", 15);
+        file.write_all(format!("{text}{nothing}\n").as_bytes()).unwrap();
+        assert_eq!(effective(&mut log)[13..], [true, false]);
         let write = &log.writes().unwrap()[2];
         assert_eq!(
             (write.user(), write.namespace(), write.name(), &*write.resource()),
