@@ -137,6 +137,7 @@ async fn under_load(cluster: &Cluster, shop: &Shop, options: &Options) -> Result
         ledger,
         faults,
         least: options.least(),
+        paced: !options.short,
     };
     let report = run.report(&samples);
     if report.faults.is_empty() {

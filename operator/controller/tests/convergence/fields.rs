@@ -21,7 +21,7 @@ use crate::{
     stage::Stage,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// What else a field may be that takes a few words only.
 const WORDS: [&str; 8] = [

@@ -20,7 +20,7 @@ use tokio::{
 use trellis_testkit::control_plane::{ControlPlane, OPERATOR_NAMESPACE, User, free_port};
 
 /// Longest start, and longest wait for an end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Lines of the log in a complaint.
 const TAIL: usize = 25;

@@ -20,7 +20,7 @@ use crate::{
     stage::Stage,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 const LOOK_AGAIN: Duration = Duration::from_millis(30);
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,7 +18,7 @@ use crate::{
     stage::Stage,
 };
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(240);
 const LOOK_AGAIN: Duration = Duration::from_millis(30);
 /// Longer than the operator lets events wait for each other, and than a controller waits between two steps.
 const QUIET: Duration = Duration::from_millis(350);

@@ -26,7 +26,7 @@ use crate::{
     stage::Stage,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// The API server must be back before the leader's claim runs out, which takes a machine that is not too busy.
 const TRIES: u32 = 5;
