@@ -70,6 +70,7 @@ pub fn trellis(port: u16, upstream: u16) -> Document {
         stream: None,
         gateways: Vec::new(),
         limits: Vec::new(),
+        quota: None,
         listeners: vec![Listener {
             name: "http".to_owned(),
             port,

@@ -61,6 +61,9 @@ pub struct Config {
     /// Limits on the requests that come in by the listeners.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<RateLimit>,
+    /// Where limits over all pods are leased from. None: no limit of the document is leased.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<Quota>,
     /// Groups of endpoints that routes lead to or that `gateways` names, by name.
     #[serde(default)]
     pub clusters: BTreeMap<ClusterName, Cluster>,
@@ -90,5 +93,13 @@ pub struct Identity {
 #[serde(rename_all = "camelCase")]
 pub struct Stream {
     /// Address of the operator's stream, `http://host:port`.
+    pub address: String,
+}
+
+/// Where limits over all pods are leased from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Quota {
+    /// Address of the quota service, `http://host:port`.
     pub address: String,
 }

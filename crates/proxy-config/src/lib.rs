@@ -26,7 +26,7 @@ pub mod route;
 pub mod validate;
 
 pub use cluster::{Cluster, ClusterName, Fallback, Protocol, StaticAnswer};
-pub use document::{API_VERSION, Config, Document, Identity, Role, Stream};
+pub use document::{API_VERSION, Config, Document, Identity, Quota, Role, Stream};
 pub use endpoint::{Endpoint, Endpoints};
 pub use limit::RateLimit;
 pub use listener::{Inbound, Listener, ListenerKind, OutboundRoute};

@@ -18,6 +18,9 @@ pub struct RateLimit {
     pub route: Option<LimitedRoute>,
     /// How much.
     pub rule: Rule,
+    /// All pods of the Microservice share the limit. None: each counts by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
     /// Whose requests are counted together: CEL. None: all requests together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub counters: Vec<String>,
@@ -67,6 +70,29 @@ pub enum Rule {
     },
     /// So many under way at once.
     Concurrency(u32),
+}
+
+/// A limit that the pods of a Microservice share: each leases a part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lease {
+    /// The most pods that there can be, at least 1.
+    pub replicas: u32,
+    /// What holds in a pod that can lease nothing.
+    #[serde(default)]
+    pub on_loss: OnLoss,
+}
+
+/// What holds in a pod that can lease nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum OnLoss {
+    /// The lesser of its last lease and an equal part of the limit; nobody is let in before the first lease.
+    #[default]
+    Share,
+    /// No limit.
+    Open,
+    /// Nobody is let in.
+    Closed,
 }
 
 /// How rates are counted.

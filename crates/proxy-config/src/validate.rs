@@ -7,7 +7,7 @@ use std::{
 
 use http::{HeaderValue, StatusCode};
 
-use crate::{API_VERSION, Document, Fallback, ListenerKind, Role, Route, digest, path};
+use crate::{API_VERSION, Document, Fallback, ListenerKind, Role, Route, digest, limit::Rule, path};
 
 /// A document whose every reference leads somewhere. Only [`ValidDocument::check`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +73,7 @@ impl ValidDocument {
         check_listeners(&document, &mut faults);
         check_outbound(&document, &mut faults);
         check_gateways(&document, &mut faults);
+        check_leases(&document, &mut faults);
         check_clusters(&document, &mut faults);
         if faults.0.is_empty() {
             Ok(Self(document))
@@ -194,6 +195,26 @@ fn check_gateways(document: &Document, faults: &mut Faults) {
     }
 }
 
+fn check_leases(document: &Document, faults: &mut Faults) {
+    let config = &document.config;
+    for (i, limit) in config.limits.iter().enumerate() {
+        let Some(lease) = limit.lease else { continue };
+        let at = format!("config.limits[{i}].lease");
+        if lease.replicas == 0 {
+            faults.add(format!("{at}.replicas"), "is 0");
+        }
+        if matches!(limit.rule, Rule::Concurrency(_)) {
+            faults.add(
+                &at,
+                "requests under way are counted by each pod and cannot be leased",
+            );
+        }
+        if config.quota.is_none() {
+            faults.add(&at, "there is no config.quota to lease from");
+        }
+    }
+}
+
 fn check_clusters(document: &Document, faults: &mut Faults) {
     let clusters = &document.config.clusters;
     for (name, cluster) in clusters {
@@ -232,6 +253,7 @@ fn check_clusters(document: &Document, faults: &mut Faults) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::limit::{Lease, OnLoss};
 
     const SIDECAR: &str = include_str!("../tests/golden/v1-sidecar.json");
     const GATEWAY: &str = include_str!("../tests/golden/v1-gateway.json");
@@ -285,6 +307,57 @@ mod tests {
             with("shop/gateway/http").unwrap_err()[0].path,
             "config.gateways[0]"
         );
+    }
+
+    #[test]
+    fn a_leased_limit_has_a_lender_and_pods_and_counts_rates() {
+        let rates =
+            r#"{"rates": {"algorithm": "SlidingWindow", "rates": [{"limit": 100, "window": 60000}]}}"#;
+        let with = |rule: &str, lease: &str, quota: &str| {
+            let limit = format!(
+                r#"{{"policy": "limits", "generation": 1, "name": "all", "rule": {rule}, "lease": {lease}}}"#
+            );
+            let text = SIDECAR.replacen(
+                "\"clusters\": {",
+                &format!("\"limits\": [{limit}], {quota} \"clusters\": {{"),
+                1,
+            );
+            ValidDocument::parse(text.as_bytes())
+        };
+        let quota = r#""quota": {"address": "http://quota:8080"},"#;
+        let good = with(rates, r#"{"replicas": 3}"#, quota).unwrap();
+        let config = &good.document().config;
+        assert_eq!(
+            config.limits[0].lease,
+            Some(Lease {
+                replicas: 3,
+                on_loss: OnLoss::Share,
+            })
+        );
+        for (rule, lease, quota, path) in [
+            (
+                rates,
+                r#"{"replicas": 3, "onLoss": "Open"}"#,
+                "",
+                "config.limits[0].lease",
+            ),
+            (
+                rates,
+                r#"{"replicas": 0}"#,
+                quota,
+                "config.limits[0].lease.replicas",
+            ),
+            (
+                r#"{"concurrency": 5}"#,
+                r#"{"replicas": 3}"#,
+                quota,
+                "config.limits[0].lease",
+            ),
+        ] {
+            let faults = with(rule, lease, quota).unwrap_err();
+            assert_eq!(faults.len(), 1, "{faults:?}");
+            assert_eq!(faults[0].path, path);
+        }
     }
 
     #[test]

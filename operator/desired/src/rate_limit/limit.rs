@@ -41,6 +41,7 @@ pub(super) fn of(policy: &RateLimitPolicy, route: Option<&Route>) -> Vec<RateLim
                         .collect(),
                 }),
                 rule: rule(limit),
+                lease: None,
                 counters: limit.counters.clone(),
                 when: limit.when.clone(),
                 cost: limit.cost.clone(),

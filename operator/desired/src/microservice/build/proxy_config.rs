@@ -86,6 +86,7 @@ fn config(validated: &Validated) -> Config {
         outbound,
         gateways,
         limits: validated.limits.clone(),
+        quota: None,
         clusters,
     }
 }

@@ -48,6 +48,7 @@ impl Builder {
                 outbound: Vec::new(),
                 gateways: Vec::new(),
                 limits: Vec::new(),
+                quota: None,
                 clusters: Default::default(),
             },
         }
