@@ -69,12 +69,18 @@ pub const PATH_PROXY_CONFIG: &str = "/etc/trellis/proxy";
 pub const KEY_PROXY_CONFIG: &str = "proxy.json";
 /// Folder where the proxy keeps the last good document and endpoints.
 pub const PATH_PROXY_STATE: &str = "/var/lib/trellis/proxy";
-/// Folder of the projected token that proves who the proxy is.
+/// Folder of the projected tokens that prove who the proxy is.
 pub const PATH_PROXY_TOKEN: &str = "/var/run/secrets/trellis";
-/// Key of the token in [`PATH_PROXY_TOKEN`].
+/// Key of the token for the configuration stream in [`PATH_PROXY_TOKEN`].
 pub const KEY_PROXY_TOKEN: &str = "token";
 /// Audience of that token.
 pub const TOKEN_AUDIENCE: &str = "trellis-config";
+/// Key of the token for the quota service in [`PATH_PROXY_TOKEN`].
+pub const KEY_QUOTA_TOKEN: &str = "quota-token";
+/// Audience of that token.
+pub const QUOTA_TOKEN_AUDIENCE: &str = "trellis-quota";
+/// Folder where Kubernetes' own libraries look for a pod's token for its API.
+pub const PATH_API_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Folder below which each binding has a folder with a file per key (Service Binding specification).
 pub const PATH_BINDINGS: &str = "/bindings";
