@@ -21,7 +21,9 @@ use tokio::{
     task::{JoinError, JoinHandle},
     time,
 };
+use trellis_api::names;
 use trellis_chassis::{admin, drain, readiness::Readiness, telemetry};
+use trellis_kube::caller::Authenticator;
 
 use crate::{
     apply::Applier,
@@ -31,14 +33,12 @@ use crate::{
     error::chain,
     events::Events,
     key::Key,
-    leader::{self, Leadership},
-    liveness,
+    leader, liveness,
     metrics::Metrics,
     microservice::Context,
     rate_limits::{Concerned, RateLimits},
     stream::{
         answers::Answers,
-        auth::Authenticator,
         index::Index,
         report::Reporter,
         server::{Reports, Server},
@@ -141,11 +141,11 @@ async fn run(args: Args) -> Result<(), Error> {
         metrics.clone(),
     ));
 
-    let (leadership, authority) = Leadership::new(
+    let (leadership, authority) = leader::claim(
         client.clone(),
         &args.namespace,
         args.candidate(),
-        metrics.clone(),
+        &metrics,
         progress,
     );
     let answers = Arc::new(Answers::default());
@@ -187,7 +187,7 @@ async fn run(args: Args) -> Result<(), Error> {
     let workers = tokio::spawn(workers.run(authority.clone(), stopping.clone()));
 
     let server = Server::new(
-        Authenticator::new(client),
+        Authenticator::new(client, names::TOKEN_AUDIENCE),
         index,
         Reports {
             answers,

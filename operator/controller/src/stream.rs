@@ -18,7 +18,6 @@
 //! newest value, not a history); nothing is served before the caches are complete, so "no endpoints" means that.
 
 pub mod answers;
-pub mod auth;
 pub mod document;
 pub mod endpoints;
 pub mod index;

@@ -18,16 +18,17 @@ use trellis_config_stream::v1::{
     config_stream_server::{ConfigStream, ConfigStreamServer},
     subscribe_request::Message,
 };
+use trellis_kube::caller::{self, Authenticator, Caller};
 
 use super::{
     answers::Answers,
-    auth::{Authenticator, Caller},
     index::Index,
     places::{Full, Place, Places},
     report,
     session::Session,
 };
 use crate::{
+    error::chain,
     key::Key,
     leader::Authority,
     metrics::{Refusal, Stream},
@@ -118,8 +119,15 @@ impl Server {
         &self,
         request: Request<Streaming<v1::SubscribeRequest>>,
     ) -> Result<(v1::Hello, Streaming<v1::SubscribeRequest>, Place), (Refusal, Status)> {
-        let Caller { account, pod } = &self.authenticator.caller(request.metadata()).await?;
-        let place = self.places.take(account).map_err(|full| {
+        let caller = self.authenticator.caller(request.metadata()).await;
+        let Caller {
+            namespace,
+            account,
+            pod,
+            ..
+        } = caller.map_err(|error| unknown(&error))?;
+        let account = Key::new(namespace, account);
+        let place = self.places.take(&account).map_err(|full| {
             let text = match full {
                 Full::Replica => "too many streams; connect to another replica".to_owned(),
                 Full::Account => {
@@ -151,7 +159,7 @@ impl Server {
             return Err((Refusal::Denied, Status::permission_denied(text)));
         }
         if let Some(pod) = pod
-            && *pod != hello.pod
+            && pod != hello.pod
         {
             let text = format!(
                 "the token is that of pod {pod:?}, which may not speak for {:?}",
@@ -166,7 +174,9 @@ impl Server {
         &self,
         request: Request<Streaming<v1::ReportRequest>>,
     ) -> Result<Streaming<v1::ReportRequest>, (Refusal, Status)> {
-        let caller = self.authenticator.caller(request.metadata()).await?.account;
+        let caller = self.authenticator.caller(request.metadata()).await;
+        let caller = caller.map_err(|error| unknown(&error))?;
+        let caller = Key::new(caller.namespace, caller.account);
         let account = &self.reports.account;
         if caller != *account {
             let text = format!("ServiceAccount {caller} may not report; only {account} may");
@@ -178,6 +188,18 @@ impl Server {
         }
         Ok(request.into_inner())
     }
+}
+
+/// The refusal of a caller of whom it is not known who it is.
+fn unknown(error: &caller::Error) -> (Refusal, Status) {
+    let reason = match error {
+        caller::Error::Missing { .. } | caller::Error::Refused => Refusal::Unauthenticated,
+        caller::Error::Review(_) | caller::Error::Late => {
+            tracing::warn!(error = chain(error), "failed to review a token");
+            Refusal::Unavailable
+        }
+    };
+    (reason, Status::from(error))
 }
 
 // Written out instead of by `async_trait`, which the generated trait's signature otherwise asks for.

@@ -94,7 +94,7 @@ async fn serve_bounded(authority: Authority, places: Arc<Places>, most_reports: 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let mut server = Server::new(
-        Authenticator::new(api_server(Arc::clone(&reviews))),
+        Authenticator::new(api_server(Arc::clone(&reviews)), "trellis-config"),
         Arc::clone(&index),
         Reports {
             answers: Arc::clone(&answers),
