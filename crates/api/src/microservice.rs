@@ -159,6 +159,11 @@ pub struct MicroserviceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security_context: Option<SecurityContext>,
 
+    /// Whether the app gets the token of its ServiceAccount, which has the Microservice's name, for the Kubernetes API. The
+    /// account has no rights that nobody gave it. The sidecar never gets this token.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub automount_service_account_token: bool,
+
     /// Time from the order to stop until the pod is killed. Unset: 30s. It includes the 5 s (see `preStopDelay`) in
     /// which the pod leaves the load balancers before the app is told to stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -119,6 +119,7 @@ fn service(
         probes: spec.probes.clone().unwrap_or_default(),
         resources: spec.resources.clone().unwrap_or_default(),
         security: spec.security_context.clone().unwrap_or_default(),
+        api_token: spec.automount_service_account_token,
         pre_stop_delay: (pre_stop_delay.as_millis() > 0).then_some(pre_stop_delay),
         routes: DeclaredRoutes {
             count: spec.routes.len(),

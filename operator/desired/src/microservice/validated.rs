@@ -65,6 +65,8 @@ pub(super) struct ServiceRole {
     pub probes: Probes,
     pub resources: Resources,
     pub security: SecurityContext,
+    /// Whether the app gets a token for the Kubernetes API.
+    pub api_token: bool,
     /// None: the app is told to stop at once.
     pub pre_stop_delay: Option<Duration>,
     pub routes: DeclaredRoutes,

@@ -21,6 +21,7 @@ const SERVICE: &str = r#"{
   "probes": {"readiness": {"path": "/readyz", "port": 9090, "period": "5s", "timeout": "1s", "failures": 3, "initialDelay": "1s"}},
   "resources": {"requests": {"cpu": "50m"}, "limits": {"cpu": "100m"}},
   "securityContext": {"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000},
+  "automountServiceAccountToken": true,
   "terminationGracePeriod": "30s", "preStopDelay": "5s",
   "podMetadata": {"labels": {"team": "a"}, "annotations": {"a": "b"}},
   "exposure": "Gateway",

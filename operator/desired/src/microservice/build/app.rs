@@ -55,7 +55,7 @@ pub(super) fn build(validated: &Validated, service: &ServiceRole) -> Container {
         security_context: Some(security::app(&service.security)),
         // The last lines of a crashed app show in the pod's status.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        volume_mounts: Some(volumes::mounts_of_app(&service.bindings)),
+        volume_mounts: Some(volumes::mounts_of_app(service)),
         ..Default::default()
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn build(validated: &Validated) -> PodTemplateSpec {
             host_aliases: host_aliases(service),
             security_context: Some(security::pod(service.security.fs_group)),
             volumes: Some(
-                volumes::of_app(&service.bindings)
+                volumes::of_app(service)
                     .into_iter()
                     .chain(volumes::of_proxy(validated))
                     .collect(),

@@ -1,4 +1,5 @@
-//! The identity of the pods. It has no rights in the Kubernetes API and its token is not mounted into the app.
+//! The identity of the pods. It has no rights in the Kubernetes API that nobody gave it, and its token is mounted into the app
+//! only if the spec asks for it; the pod template says so itself.
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 

@@ -41,6 +41,10 @@ fn check_gateway_has_no_app(spec: &MicroserviceSpec, problems: &mut Problems) {
         ("dependsOn", !spec.depends_on.is_empty()),
         ("probes", spec.probes.is_some()),
         ("securityContext", spec.security_context.is_some()),
+        (
+            "automountServiceAccountToken",
+            spec.automount_service_account_token,
+        ),
         ("preStopDelay", spec.pre_stop_delay.is_some()),
         ("exposure", spec.exposure.is_some()),
         ("routes", !spec.routes.is_empty()),
