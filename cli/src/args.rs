@@ -66,6 +66,16 @@ pub struct Render {
         value_name = "URL"
     )]
     pub config_stream_address: String,
+    /// Address of the quota service, as the operator's flag of that name.
+    #[arg(
+        long,
+        default_value = "http://trellis-quota.trellis-system.svc:8080",
+        value_name = "URL"
+    )]
+    pub quota_address: String,
+    /// Namespace of the operator, as its flag `--namespace`: no rate limit policy holds there.
+    #[arg(long, default_value = "trellis-system", value_name = "NAMESPACE")]
+    pub operator_namespace: String,
 }
 
 /// How to print faults.

@@ -169,6 +169,8 @@ fn microservice(document: &Value, schema: &Value, namespace: &str) -> (Option<Mi
     let settings = Settings {
         proxy_image: String::new(),
         config_stream_address: String::new(),
+        quota_address: String::new(),
+        namespace: String::new(),
         gateway_host: None,
         telemetry_endpoint: None,
         trusted_gateway_namespaces: BTreeSet::new(),

@@ -36,6 +36,8 @@ pub fn run(args: &args::Render) -> Result<bool, Error> {
     let settings = Settings {
         proxy_image: args.proxy_image.clone(),
         config_stream_address: args.config_stream_address.clone(),
+        quota_address: args.quota_address.clone(),
+        namespace: args.operator_namespace.clone(),
         gateway_host: None,
         telemetry_endpoint: None,
         trusted_gateway_namespaces: BTreeSet::new(),

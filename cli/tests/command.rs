@@ -364,6 +364,25 @@ fn a_rendered_document_has_the_limits_of_policies_beside_it() {
     let output = trellis(&["render", "-f", "-"], &both);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("\"policy\": \"hello-limits\""));
+    assert!(!text(&output.stdout).contains("\"quota\""));
     let output = trellis(&["render", "-f", "-"], HELLO);
     assert!(!text(&output.stdout).contains("\"limits\""));
+}
+
+#[test]
+fn a_rendered_limit_over_all_pods_is_leased_from_the_operators_default() {
+    let both = format!(
+        "{HELLO}---{}",
+        POLICY.replace("{scope: Pod}", "{onQuotaLoss: Open}")
+    );
+    let rendered = text(&trellis(&["render", "-f", "-"], &both).stdout);
+    assert!(
+        rendered.contains("\"address\": \"http://trellis-quota.trellis-system.svc:8080\"")
+            && rendered.contains("\"onLoss\": \"Open\""),
+        "{rendered}"
+    );
+    let elsewhere = ["render", "--quota-address", "http://quota:1", "-f", "-"];
+    assert!(text(&trellis(&elsewhere, &both).stdout).contains("\"address\": \"http://quota:1\""));
+    let of_trellis = ["render", "-n", "trellis-system", "-f", "-"];
+    assert!(!text(&trellis(&of_trellis, &both).stdout).contains("\"limits\""));
 }

@@ -137,6 +137,8 @@ pub enum PolicyReason {
     Enforced,
     /// There is no such Microservice, or it has no such route.
     TargetNotFound,
+    /// Its namespace is the operator's own, whose Microservices are parts of Trellis.
+    PartOfTrellis,
     /// All proxies run by it.
     Programmed,
     /// A proxy refused the document that has it.

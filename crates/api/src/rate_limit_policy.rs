@@ -22,7 +22,7 @@ use crate::{Duration, Problem};
     category = "trellis",
     namespaced,
     status = "RateLimitPolicyStatus",
-    doc = "A RateLimitPolicy says how much Microservices of its namespace take, and from whom. It is enforced by the proxies of the targets, without a call to anybody, and takes effect without a restart.",
+    doc = "A RateLimitPolicy says how much Microservices of its namespace take, and from whom. It is enforced by the proxies of the targets, without a call to anybody for each request, and takes effect without a restart.",
     derive = "PartialEq",
     printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].status","description":"Whether the policy makes sense"}"#,
     printcolumn = r#"{"name":"Enforced","type":"string","jsonPath":".status.conditions[?(@.type==\"Enforced\")].status","description":"Whether it decides anywhere"}"#,
@@ -51,6 +51,12 @@ pub struct RateLimitPolicySpec {
     /// What is answered to refused requests. Unset: 429 with problem details. Each limit may say otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response: Option<Response>,
+
+    /// What holds of limits of `scope: Service` in a pod that can lease nothing from the quota service. `Share`: the lesser of its
+    /// last lease and limit / replicas, and nobody is let in by a pod that never had a lease. `Open`: no limit. `Closed`: nobody is
+    /// let in. Unset: `Share`. Each limit may say otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_quota_loss: Option<OnQuotaLoss>,
 }
 
 /// What a policy is about.
@@ -127,7 +133,8 @@ pub struct RateLimit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub cost: Option<String>,
-    /// `Pod`: each pod counts by itself. `Service`, all pods together, is not there yet. Must be set until it is.
+    /// `Service`: all pods of the target share the limit, by leases from the quota service. `Pod`: each pod counts by itself.
+    /// Unset: `Service` for rates, `Pod` for `concurrency`, which has no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<Scope>,
     /// As the policy's own.
@@ -139,6 +146,9 @@ pub struct RateLimit {
     /// As the policy's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response: Option<Response>,
+    /// As the policy's own. Only with `scope: Service`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_quota_loss: Option<OnQuotaLoss>,
 }
 
 /// How a limit is counted.
@@ -176,6 +186,20 @@ pub enum Scope {
     Pod,
     /// All pods of the target.
     Service,
+}
+
+/// What holds in a pod that can lease nothing from the quota service.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, strum::AsRefStr,
+)]
+pub enum OnQuotaLoss {
+    /// The lesser of its last lease and an equal part of the limit (limit / replicas). A pod that never had a lease lets nobody in.
+    #[default]
+    Share,
+    /// No limit: everybody is let in.
+    Open,
+    /// Nobody is let in.
+    Closed,
 }
 
 /// Whether a limit decides.

@@ -25,9 +25,18 @@ pub struct Args {
         long,
         env = "TRELLIS_CONFIG_STREAM_ADDRESS",
         default_value = "http://trellis-operator.trellis-system.svc:15010",
-        value_parser = stream_address
+        value_parser = address
     )]
     pub config_stream_address: String,
+
+    /// Where proxies find the quota service, from which they lease shares of limits over all pods.
+    #[arg(
+        long,
+        env = "TRELLIS_QUOTA_ADDRESS",
+        default_value = "http://trellis-quota.trellis-system.svc:8080",
+        value_parser = address
+    )]
+    pub quota_address: String,
 
     /// Host at which node ports of gateways are reached, for the URL column. Unset: unknown.
     #[arg(long, env = "TRELLIS_GATEWAY_HOST", value_parser = host)]
@@ -48,7 +57,8 @@ pub struct Args {
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub telemetry_endpoint: Option<String>,
 
-    /// Namespace of the operator, where its Lease is.
+    /// Namespace of the operator, where its Lease is. No rate limit policy holds for the Microservices there: they are parts of
+    /// Trellis.
     #[arg(long, env = "POD_NAMESPACE", default_value = "trellis-system")]
     pub namespace: String,
 
@@ -114,6 +124,8 @@ impl Args {
         Settings {
             proxy_image: self.proxy_image.clone(),
             config_stream_address: self.config_stream_address.clone(),
+            quota_address: self.quota_address.clone(),
+            namespace: self.namespace.clone(),
             gateway_host: self.gateway_host.clone(),
             telemetry_endpoint: self
                 .telemetry_endpoint
@@ -130,7 +142,7 @@ fn image(text: &str) -> Result<String, String> {
         .ok_or_else(|| "write an image reference, for example registry.example/trellis-proxy:1.0".to_owned())
 }
 
-fn stream_address(text: &str) -> Result<String, String> {
+fn address(text: &str) -> Result<String, String> {
     let fault = || "write http://host:port".to_owned();
     let uri: Uri = text.parse().map_err(|_| fault())?;
     let good = uri.scheme_str() == Some("http")
@@ -218,6 +230,7 @@ mod tests {
             "--config-stream-address=trellis-operator:15010",
             "--config-stream-address=http://trellis-operator",
             "--config-stream-address=http://trellis-operator:15010/x",
+            "--quota-address=trellis-quota:8080",
             "--gateway-host=http://127.0.0.1",
             "--concurrency=0",
             "--trusted-gateway-namespaces=edge,",

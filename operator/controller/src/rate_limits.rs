@@ -59,6 +59,8 @@ pub struct RateLimits {
     pub client: Client,
     /// What statuses are made from.
     pub caches: Arc<Caches>,
+    /// Namespace of the operator.
+    pub own_namespace: String,
     /// Whether this replica may write.
     pub authority: Authority,
     /// Counts writes.
@@ -178,7 +180,7 @@ impl RateLimits {
         }
         let targets = self.targets(namespace);
         let mut done = Done::Visit(VISIT);
-        let statuses = rate_limit::statuses(&policies, &targets, Timestamp::now());
+        let statuses = rate_limit::statuses(&policies, &targets, &self.own_namespace, Timestamp::now());
         for (policy, status) in policies.iter().zip(statuses) {
             if policy.status.as_ref() == Some(&status) {
                 self.wrote(metrics::Outcome::Skipped);

@@ -161,6 +161,7 @@ async fn run(args: Args) -> Result<(), Error> {
     let rate_limits = RateLimits {
         client: client.clone(),
         caches: Arc::clone(&caches),
+        own_namespace: args.namespace.clone(),
         authority: authority.clone(),
         metrics: metrics.clone(),
         triggers: triggers.clone(),

@@ -7,6 +7,9 @@
 //!
 //! A policy whose spec has faults goes on holding what it held, by the limits that are in force: an edit that makes no sense
 //! neither opens the service nor hands it to another policy.
+//!
+//! In the operator's own namespace nothing holds: the Microservices there are parts of Trellis, the quota service among them,
+//! which cannot wait for leases from itself.
 
 mod limit;
 mod status;
@@ -19,7 +22,7 @@ use trellis_api::{
     microservice::Route,
     rate_limit_policy::{TargetKind, TargetRef},
 };
-use trellis_proxy_config::{Document, RateLimit};
+use trellis_proxy_config::{Document, RateLimit, limit::Lease};
 
 pub use self::{
     status::{Target, statuses},
@@ -28,13 +31,18 @@ pub use self::{
 use crate::microservice::Key;
 
 /// The limits of a Microservice's proxies, in the order of their names. `policies` are those of its namespace, `live` its
-/// document as it is.
+/// document as it is, `replicas` the most pods that it will have, `own` the operator's namespace.
 pub(crate) fn resolve(
     cr: &Microservice,
     policies: &[Arc<RateLimitPolicy>],
     live: Option<&Document>,
+    replicas: u32,
+    own: &str,
 ) -> Vec<RateLimit> {
-    let name = Key::of(cr).name;
+    let Key { namespace, name } = Key::of(cr);
+    if namespace == own {
+        return Vec::new();
+    }
     let policies = policies
         .iter()
         .filter(|policy| concerned(policy).is_none_or(|names| names.contains(&name)));
@@ -50,9 +58,9 @@ pub(crate) fn resolve(
     for (route, policy) in [(None, whole)].into_iter().chain(routes) {
         let Some(policy) = policy else { continue };
         if policy.is_good {
-            limits.extend(limit::of(&policy.policy, route));
+            limits.extend(limit::of(&policy.policy, route, replicas));
         } else {
-            limits.extend(kept(&policy.policy, route, live));
+            limits.extend(kept(&policy.policy, route, live, replicas));
         }
     }
     limits.sort_by(|left, right| place(left).cmp(&place(right)));
@@ -70,7 +78,12 @@ pub fn concerned(policy: &RateLimitPolicy) -> Option<BTreeSet<String>> {
 }
 
 /// What is in force of a policy for a target, by the live document.
-fn kept(policy: &RateLimitPolicy, route: Option<&Route>, live: Option<&Document>) -> Vec<RateLimit> {
+fn kept(
+    policy: &RateLimitPolicy,
+    route: Option<&Route>,
+    live: Option<&Document>,
+    replicas: u32,
+) -> Vec<RateLimit> {
     let limits = live.into_iter().flat_map(|live| &live.config.limits);
     limits
         .filter(|limit| {
@@ -78,6 +91,10 @@ fn kept(policy: &RateLimitPolicy, route: Option<&Route>, live: Option<&Document>
                 && limit.route.as_ref().map(|route| &route.name) == route.map(|route| &route.name)
         })
         .cloned()
+        .map(|limit| RateLimit {
+            lease: limit.lease.map(|lease| Lease { replicas, ..lease }),
+            ..limit
+        })
         .collect()
 }
 

@@ -72,6 +72,8 @@ async fn an_object_that_cannot_be_read_gets_a_status_and_nothing_of_it_is_touche
         settings: Settings {
             proxy_image: "trellis-proxy:1".to_owned(),
             config_stream_address: "http://operator:15010".to_owned(),
+            quota_address: "http://quota:8080".to_owned(),
+            namespace: "trellis-system".to_owned(),
             gateway_host: None,
             telemetry_endpoint: None,
             trusted_gateway_namespaces: BTreeSet::new(),

@@ -73,6 +73,7 @@ fn task(authority: Authority) -> (Server, RateLimits) {
     let task = RateLimits {
         client: client(&server),
         caches,
+        own_namespace: "trellis-system".to_owned(),
         authority,
         metrics: Metrics::register(&mut Registry::default()),
         triggers: mpsc::unbounded_channel().0,

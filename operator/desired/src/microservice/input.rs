@@ -16,6 +16,10 @@ pub struct Settings {
     pub proxy_image: String,
     /// Where proxies get newer documents and endpoints: `http://host:port`.
     pub config_stream_address: String,
+    /// Where proxies lease shares of limits over all pods: `http://host:port`.
+    pub quota_address: String,
+    /// Namespace of the operator. The Microservices there are parts of Trellis, and no policy limits them.
+    pub namespace: String,
     /// Host at which the node ports of gateways are reached, for the URL column. None: unknown, and not guessed.
     pub gateway_host: Option<String>,
     /// Where pods export traces to (`OTEL_EXPORTER_OTLP_ENDPOINT`). None: they export none.

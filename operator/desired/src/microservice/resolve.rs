@@ -69,10 +69,19 @@ pub(super) fn resolve(
             live_document.as_ref(),
         ))),
     };
+    let scaling = scaling(cr, fetched);
+    let limits = rate_limit::resolve(
+        cr,
+        &fetched.rate_limit_policies,
+        live_document.as_ref(),
+        scaling.most_replicas(),
+        &settings.namespace,
+    );
     Validated {
         owner: owner(cr),
         role,
-        scaling: scaling(cr, fetched),
+        scaling,
+        limits,
         pod: PodSettings {
             metadata: spec.pod_metadata.clone().unwrap_or_default(),
             pull_secrets: spec.image_pull_secrets.clone(),
@@ -81,9 +90,9 @@ pub(super) fn resolve(
         proxy: ProxySettings {
             image: settings.proxy_image.clone(),
             stream_address: settings.config_stream_address.clone(),
+            quota_address: settings.quota_address.clone(),
             telemetry_endpoint: settings.telemetry_endpoint.clone(),
         },
-        limits: rate_limit::resolve(cr, &fetched.rate_limit_policies, live_document.as_ref()),
         document: DocumentOrder {
             newest_input: newest_input(cr, &others, &fetched.rate_limit_policies),
             live: live_document,

@@ -151,6 +151,7 @@ pub(super) struct PodSettings {
 pub(super) struct ProxySettings {
     pub image: String,
     pub stream_address: String,
+    pub quota_address: String,
     pub telemetry_endpoint: Option<String>,
 }
 
@@ -170,6 +171,17 @@ pub(super) struct LiveDeployment {
     pub template_digest: Option<String>,
     /// Whether only pods of that template run.
     pub settled: bool,
+}
+
+impl Scaling {
+    /// The most pods that there will be, at least 1; while they roll there may be more.
+    pub(super) fn most_replicas(&self) -> u32 {
+        let most = match self {
+            Self::Fixed(replicas) => *replicas,
+            Self::Auto { autoscaling, .. } => autoscaling.max,
+        };
+        u32::try_from(most).unwrap_or_default().max(1)
+    }
 }
 
 impl Validated {

@@ -3,11 +3,11 @@
 use trellis_api::{
     Duration, RateLimitPolicy,
     microservice::Route,
-    rate_limit_policy::{self as kind, Algorithm, HeaderStyle, Mode},
+    rate_limit_policy::{self as kind, Algorithm, HeaderStyle, Mode, OnQuotaLoss, Scope},
 };
 use trellis_proxy_config::{
     RateLimit,
-    limit::{self as wire, LimitHeaders, LimitedRoute, Rule},
+    limit::{self as wire, Lease, LimitHeaders, LimitedRoute, OnLoss, Rule},
 };
 
 /// Unless told: 100 in any minute, or 100 at once and one more a second.
@@ -16,8 +16,8 @@ const USUAL_WINDOW: Duration = Duration::from_secs(60);
 const REFILL: u32 = 1;
 const REFILL_WINDOW: Duration = Duration::from_secs(1);
 
-/// The limits of a policy without faults, for all requests or those of a route.
-pub(super) fn of(policy: &RateLimitPolicy, route: Option<&Route>) -> Vec<RateLimit> {
+/// The limits of a policy without faults, for all requests or those of a route of a Microservice with at most so many pods.
+pub(super) fn of(policy: &RateLimitPolicy, route: Option<&Route>, replicas: u32) -> Vec<RateLimit> {
     let spec = &policy.spec;
     let limits = spec.limits.iter();
     limits
@@ -41,7 +41,10 @@ pub(super) fn of(policy: &RateLimitPolicy, route: Option<&Route>) -> Vec<RateLim
                         .collect(),
                 }),
                 rule: rule(limit),
-                lease: None,
+                lease: (scope(limit) == Scope::Service).then(|| Lease {
+                    replicas,
+                    on_loss: on_loss(limit.on_quota_loss.or(spec.on_quota_loss).unwrap_or_default()),
+                }),
                 counters: limit.counters.clone(),
                 when: limit.when.clone(),
                 cost: limit.cost.clone(),
@@ -62,6 +65,16 @@ pub(super) fn algorithm(limit: &kind::RateLimit) -> Algorithm {
         Algorithm::SlidingWindow
     };
     limit.algorithm.unwrap_or(unset)
+}
+
+/// Who counts together.
+pub(super) fn scope(limit: &kind::RateLimit) -> Scope {
+    let unset = if algorithm(limit) == Algorithm::Concurrency {
+        Scope::Pod
+    } else {
+        Scope::Service
+    };
+    limit.scope.unwrap_or(unset)
 }
 
 fn rule(limit: &kind::RateLimit) -> Rule {
@@ -94,6 +107,14 @@ pub(super) fn rates(limit: &kind::RateLimit) -> Vec<kind::Rate> {
         window: if bucket { REFILL_WINDOW } else { USUAL_WINDOW },
         burst: bucket.then_some(USUAL),
     }]
+}
+
+const fn on_loss(chosen: OnQuotaLoss) -> OnLoss {
+    match chosen {
+        OnQuotaLoss::Share => OnLoss::Share,
+        OnQuotaLoss::Open => OnLoss::Open,
+        OnQuotaLoss::Closed => OnLoss::Closed,
+    }
 }
 
 const fn headers(style: HeaderStyle) -> LimitHeaders {

@@ -31,6 +31,8 @@ struct Found {
     missing: BTreeSet<String>,
     lost: BTreeSet<String>,
     overridden: BTreeSet<String>,
+    /// Whether all that it could concern are parts of Trellis.
+    of_trellis: bool,
     /// Where it holds: whether all proxies run by it; None: they have not said yet.
     held: Vec<Option<bool>>,
 }
@@ -41,11 +43,12 @@ struct Here<'a> {
     holders: Holders<'a>,
 }
 
-/// The statuses of all policies of a namespace, in their order, by all its Microservices.
+/// The statuses of all policies of a namespace, in their order, by all its Microservices. `own` is the operator's namespace.
 #[must_use]
 pub fn statuses(
     policies: &[Arc<RateLimitPolicy>],
     targets: &[Target],
+    own: &str,
     now: Timestamp,
 ) -> Vec<RateLimitPolicyStatus> {
     let policies: Vec<Judged> = policies.iter().map(Judged::new).collect();
@@ -56,14 +59,25 @@ pub fn statuses(
             holders: Holders::new(&policies, &in_force(target.document.as_ref())),
         })
         .collect();
-    policies.iter().map(|policy| status(policy, &all, now)).collect()
+    let found = |policy: &Judged| {
+        if policy.policy.metadata.namespace.as_deref() == Some(own) {
+            return Found {
+                of_trellis: true,
+                ..Found::default()
+            };
+        }
+        find(policy, &all)
+    };
+    policies
+        .iter()
+        .map(|policy| status(policy, &found(policy), now))
+        .collect()
 }
 
-fn status(judged: &Judged, all: &[Here<'_>], now: Timestamp) -> RateLimitPolicyStatus {
+fn status(judged: &Judged, found: &Found, now: Timestamp) -> RateLimitPolicyStatus {
     let policy = &judged.policy;
     let invalid = !judged.is_good;
     let previous = policy.status.clone().unwrap_or_default();
-    let found = find(judged, all);
     let holds = found.held.len();
     let mut conditions = Vec::new();
     let mut set = |type_: PolicyConditionType, status: &str, reason: PolicyReason, message: String| {
@@ -150,7 +164,10 @@ fn status(judged: &Judged, all: &[Here<'_>], now: Timestamp) -> RateLimitPolicyS
             message,
         );
     } else {
-        let (reason, message) = if invalid {
+        let (reason, message) = if found.of_trellis {
+            let message = "the Microservices of the operator's own namespace are parts of Trellis, which no policy limits: make it in the namespace of what is to be limited";
+            (PolicyReason::PartOfTrellis, message.to_owned())
+        } else if invalid {
             (PolicyReason::Invalid, "its spec has faults".to_owned())
         } else if !found.lost.is_empty() {
             (PolicyReason::OlderPolicy, list(&found.lost))
@@ -202,7 +219,7 @@ fn status(judged: &Judged, all: &[Here<'_>], now: Timestamp) -> RateLimitPolicyS
         observed_generation: policy.metadata.generation,
         conditions,
         problems: judged.problems.clone(),
-        targets: found.targets.into_iter().collect(),
+        targets: found.targets.iter().cloned().collect(),
     }
 }
 

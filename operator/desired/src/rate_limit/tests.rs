@@ -2,9 +2,13 @@
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use serde_json::{Value, json};
-use trellis_api::{RateLimitPolicyStatus, condition::PolicyConditionType};
+use trellis_api::{RateLimitPolicyStatus, condition::PolicyConditionType, rate_limit_policy::OnQuotaLoss};
+use trellis_proxy_config::limit::OnLoss;
 
 use super::*;
+
+/// Namespace of the operator.
+const OWN: &str = "trellis-system";
 
 fn now() -> Timestamp {
     "2026-03-01T12:00:00Z".parse().unwrap()
@@ -89,7 +93,7 @@ fn faults(target: &Value, limits: &Value) -> Vec<String> {
 #[test]
 fn a_policy_that_every_proxy_runs_by_is_programmed_and_one_that_they_do_not_know_yet_is_not() {
     let policies = [policy("limits", "2026-01-01T00:00:00Z", &at("order"), &usual())];
-    let status = |target: Target| statuses(&policies, &[target], now()).remove(0);
+    let status = |target: Target| statuses(&policies, &[target], OWN, now()).remove(0);
     let good = [
         ("True", "Accepted"),
         ("False", "NoConflict"),
@@ -118,7 +122,7 @@ fn a_target_that_is_not_there_is_named() {
         (route, "there is no Microservice order with a route none"),
     ] {
         let policies = [policy("limits", "2026-01-01T00:00:00Z", &target_ref, &usual())];
-        let status = statuses(&policies, &[target("order", &[], "True")], now()).remove(0);
+        let status = statuses(&policies, &[target("order", &[], "True")], OWN, now()).remove(0);
         let enforced = condition(&status, PolicyConditionType::Enforced);
         assert_eq!(
             (&*enforced.status, &*enforced.reason),
@@ -136,7 +140,7 @@ fn the_younger_of_two_is_told_who_has_its_target() {
         policy("older", "2026-01-01T00:00:00Z", &at("order"), &usual()),
         policy("b-as-young", "2026-02-01T00:00:00Z", &at("order"), &usual()),
     ];
-    let status = statuses(&policies, &[target("order", &[("older", 2)], "True")], now());
+    let status = statuses(&policies, &[target("order", &[("older", 2)], "True")], OWN, now());
     for lost in [&status[0], &status[2]] {
         assert_eq!(said(lost)[1], ("True", "OlderPolicy"));
         assert_eq!(said(lost)[3], ("False", "OlderPolicy"));
@@ -157,7 +161,7 @@ fn a_policy_of_the_namespace_gives_way_to_one_of_a_microservice_and_says_so() {
         target("order", &[("of-order", 2)], "True"),
         target("user", &[("of-all", 2)], "True"),
     ];
-    let status = statuses(&policies, &targets, now());
+    let status = statuses(&policies, &targets, OWN, now());
     assert_eq!(said(&status[0])[2], ("True", "OwnPolicy"));
     let overridden = condition(&status[0], PolicyConditionType::Overridden);
     assert_eq!(overridden.message, "have policies of their own: order");
@@ -166,7 +170,7 @@ fn a_policy_of_the_namespace_gives_way_to_one_of_a_microservice_and_says_so() {
         [("True", "Enforced"), ("True", "Programmed")]
     );
     assert_eq!(said(&status[1])[3], ("True", "Enforced"));
-    let alone = statuses(&policies, &targets[..1], now());
+    let alone = statuses(&policies, &targets[..1], OWN, now());
     assert_eq!(said(&alone[0])[3], ("False", "OwnPolicy"));
 }
 
@@ -177,7 +181,12 @@ fn an_edit_with_a_fault_is_refused_with_its_position_and_what_was_in_force_still
         policy("limits", "2026-01-01T00:00:00Z", &at("order"), &limits),
         policy("younger", "2026-02-01T00:00:00Z", &at("order"), &usual()),
     ];
-    let status = statuses(&policies, &[target("order", &[("limits", 1)], "True")], now());
+    let status = statuses(
+        &policies,
+        &[target("order", &[("limits", 1)], "True")],
+        OWN,
+        now(),
+    );
     assert_eq!(said(&status[0])[0], ("False", "Invalid"));
     assert_eq!(
         said(&status[0])[3..],
@@ -197,7 +206,7 @@ fn an_edit_with_a_fault_is_refused_with_its_position_and_what_was_in_force_still
     assert_eq!(status[0].problems[0].field, "spec.limits[all].when[0]");
     assert_eq!(said(&status[1])[1], ("True", "OlderPolicy"));
 
-    let status = statuses(&policies, &[target("order", &[], "True")], now());
+    let status = statuses(&policies, &[target("order", &[], "True")], OWN, now());
     assert_eq!(
         said(&status[0])[1],
         ("False", "NoConflict"),
@@ -217,10 +226,64 @@ fn an_edit_with_a_fault_is_refused_with_its_position_and_what_was_in_force_still
 fn a_status_at_rest_is_the_same_an_hour_later() {
     let mut policies = [policy("limits", "2026-01-01T00:00:00Z", &at("order"), &usual())];
     let targets = [target("order", &[("limits", 2)], "True")];
-    let first = statuses(&policies, &targets, now()).remove(0);
+    let first = statuses(&policies, &targets, OWN, now()).remove(0);
     Arc::make_mut(&mut policies[0]).status = Some(first.clone());
     let later = now() + std::time::Duration::from_secs(3600);
-    assert_eq!(statuses(&policies, &targets, later), [first]);
+    assert_eq!(statuses(&policies, &targets, OWN, later), [first]);
+}
+
+#[test]
+fn no_policy_limits_parts_of_trellis_and_its_status_says_so() {
+    let system = json!({"kind": "Namespace", "name": "shop"});
+    let of_all = policy("of-all", "2026-01-01T00:00:00Z", &system, &usual());
+    let of_one = policy("of-quota", "2026-02-01T00:00:00Z", &at("trellis-quota"), &usual());
+    let policies = [of_all, of_one];
+    let part = target("trellis-quota", &[("of-all", 1)], "True");
+    for status in statuses(&policies, std::slice::from_ref(&part), "shop", now()) {
+        assert_eq!(said(&status)[0], ("True", "Accepted"));
+        assert_eq!(
+            said(&status)[3..],
+            [("False", "PartOfTrellis"), ("Unknown", "Pending")]
+        );
+        assert!(status.targets.is_empty());
+    }
+    let limits = |own: &str| resolve(&part.microservice, &policies, part.document.as_ref(), 2, own).len();
+    assert_eq!((limits("shop"), limits(OWN)), (0, 1));
+}
+
+#[test]
+fn a_limit_counts_over_all_pods_unless_it_says_otherwise_or_cannot() {
+    let limits = json!({
+        "all": {}, "bucket": {"algorithm": "TokenBucket", "onQuotaLoss": "Open"}, "pod": {"scope": "Pod"},
+        "under-way": {"concurrency": 5},
+    });
+    let mut policy = policy("limits", "2026-01-01T00:00:00Z", &at("order"), &limits);
+    Arc::make_mut(&mut policy).spec.on_quota_loss = Some(OnQuotaLoss::Closed);
+    let order = target("order", &[], "True");
+    let leases: Vec<(String, Option<Lease>)> = resolve(&order.microservice, &[policy], None, 3, OWN)
+        .into_iter()
+        .map(|limit| (limit.name, limit.lease))
+        .collect();
+    let lease = |on_loss| Some(Lease { replicas: 3, on_loss });
+    let expected = [
+        ("all", lease(OnLoss::Closed)),
+        ("bucket", lease(OnLoss::Open)),
+        ("pod", None),
+        ("under-way", None),
+    ];
+    assert_eq!(leases, expected.map(|(name, lease)| (name.to_owned(), lease)));
+}
+
+#[test]
+fn what_stays_in_force_is_shared_by_as_many_pods_as_there_are_now() {
+    let faulty = json!({"all": {"when": ["request.verb"]}});
+    let policy = policy("limits", "2026-01-01T00:00:00Z", &at("order"), &faulty);
+    let mut live = target("order", &[("limits", 1)], "True").document.unwrap();
+    let on_loss = OnLoss::Open;
+    live.config.limits[0].lease = Some(Lease { replicas: 2, on_loss });
+    let order = target("order", &[], "True").microservice;
+    let limits = resolve(&order, &[policy], Some(&live), 7, OWN);
+    assert_eq!(limits[0].lease, Some(Lease { replicas: 7, on_loss }));
 }
 
 #[test]
@@ -252,8 +315,8 @@ fn every_fault_of_a_target_has_its_field_and_the_fix() {
 fn every_fault_of_a_limit_has_its_field() {
     let rate = |limit: u32, window: &str| json!({"limit": limit, "window": window});
     for (limit, field) in [
-        (json!({}), "scope"),
-        (json!({"scope": "Service"}), "scope"),
+        (json!({"scope": "Pod", "onQuotaLoss": "Open"}), "onQuotaLoss"),
+        (json!({"concurrency": 5, "onQuotaLoss": "Share"}), "onQuotaLoss"),
         (json!({"algorithm": "Concurrency"}), "concurrency"),
         (json!({"concurrency": 0}), "concurrency"),
         (json!({"concurrency": 5, "scope": "Service"}), "scope"),
@@ -290,6 +353,13 @@ fn every_fault_of_a_limit_has_its_field() {
             found.len() == 1 && found[0].starts_with(&format!("spec.limits[all].{field}: ")),
             "{limit} gives {found:?}"
         );
+    }
+    for good in [
+        json!({}),
+        json!({"scope": "Service", "onQuotaLoss": "Closed"}),
+        json!({"onQuotaLoss": "Open", "algorithm": "TokenBucket"}),
+    ] {
+        assert_eq!(faults(&at("order"), &json!({"all": good})), [""; 0], "{good}");
     }
     assert!(faults(&at("order"), &json!({}))[0].starts_with("spec.limits: "));
     assert!(faults(&at("order"), &json!({"A_b": {"scope": "Pod"}}))[0].starts_with("spec.limits[A_b]: "));

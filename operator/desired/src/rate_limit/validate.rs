@@ -168,10 +168,14 @@ fn check_limit(at: &str, settings: &kind::RateLimit, problems: &mut Vec<Problem>
             );
         }
         check_rates(at, settings, problems);
-        if settings.scope != Some(Scope::Pod) {
-            let message = "a limit over all pods together is not there yet: set scope: Pod, which each pod counts by itself";
-            error(problems, "scope", message.to_owned());
-        }
+    }
+    if settings.on_quota_loss.is_some() && (counted || settings.scope == Some(Scope::Pod)) {
+        let message = if counted {
+            "requests under way are counted by each pod, which leases nothing: remove it"
+        } else {
+            "each pod counts by itself with scope: Pod and leases nothing: remove it, or set scope: Service"
+        };
+        error(problems, "onQuotaLoss", message.to_owned());
     }
     check_count(
         &format!("{at}.counters"),

@@ -41,9 +41,10 @@ const POLICY: &str = r#"{
     "bucket": {"scope": "Pod", "algorithm": "TokenBucket", "rates": [{"limit": 1, "window": "1s", "burst": 5}],
       "counters": ["source.address"], "when": ["true"], "cost": "1", "mode": "Shadow", "headers": "None",
       "response": {"status": 503, "body": "later"}},
+    "of-all-pods": {"scope": "Service", "onQuotaLoss": "Closed"},
     "under-way": {"concurrency": 5}
   },
-  "mode": "Enforce", "headers": "Ietf", "response": {"status": 503, "body": "later"}
+  "mode": "Enforce", "headers": "Ietf", "response": {"status": 503, "body": "later"}, "onQuotaLoss": "Share"
 }"#;
 
 #[test]
@@ -191,6 +192,8 @@ fn faults(spec: &Value) -> Result<Vec<String>, serde_json::Error> {
     let settings = Settings {
         proxy_image: String::new(),
         config_stream_address: String::new(),
+        quota_address: String::new(),
+        namespace: String::new(),
         gateway_host: None,
         telemetry_endpoint: None,
         trusted_gateway_namespaces: BTreeSet::new(),

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use trellis_api::names::{KEY_PROXY_CONFIG, proxy_config_map};
 use trellis_proxy_config::{
     API_VERSION, Cluster, ClusterName, Config, Document, Fallback, Identity, Inbound, Listener, ListenerKind,
-    OutboundRoute, Role as ProxyRole, Stream,
+    OutboundRoute, Quota, Role as ProxyRole, Stream,
 };
 
 use super::metadata;
@@ -86,9 +86,17 @@ fn config(validated: &Validated) -> Config {
         outbound,
         gateways,
         limits: validated.limits.clone(),
-        quota: None,
+        quota: quota(validated),
         clusters,
     }
+}
+
+/// None if there is nothing to lease: then a change of the address changes no document.
+fn quota(validated: &Validated) -> Option<Quota> {
+    let leased = validated.limits.iter().any(|limit| limit.lease.is_some());
+    leased.then(|| Quota {
+        address: validated.proxy.quota_address.clone(),
+    })
 }
 
 fn inbound(service: &ServiceRole) -> Vec<Listener> {
