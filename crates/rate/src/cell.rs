@@ -3,6 +3,7 @@
 //! A cell is looked at and charged while it is held ([`Cell::hold`]), so that a decision over several cells charges all or
 //! none. A cell of one word need not be held if it is the only one ([`Cell::charge_word`]).
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -10,6 +11,7 @@ use smallvec::SmallVec;
 
 use crate::concurrency::{InFlight, Permit};
 use crate::limit::{MOST_RATES, Rules};
+use crate::limiter::Usage;
 use crate::quota::{NEVER, Quota, Share};
 use crate::sliding_window::{Log, SlidingWindow};
 use crate::time::Moment;
@@ -197,6 +199,36 @@ impl Cell {
                 };
                 Self::Logs(Box::new(Mutex::new(new.iter().enumerate().map(log).collect())))
             }
+        }
+    }
+
+    /// What was used and still counts, in parts of `whole`.
+    pub fn usage(&self, rules: &Rules, whole: NonZeroU32, now: Moment) -> Usage {
+        let parts = |used: u32, limit: u32| {
+            let parts = (u64::from(used) * u64::from(whole.get())).div_ceil(u64::from(limit.max(1)));
+            u32::try_from(parts).unwrap_or(u32::MAX).min(whole.get())
+        };
+        match (self, rules) {
+            (Self::Logs(logs), Rules::Logs(rules)) => {
+                let mut logs = logs.lock();
+                let rates = logs.iter_mut().zip(rules);
+                let used = rates.map(|(log, rule)| parts(rule.used(log, now), rule.limit()));
+                let most = used.max().unwrap_or(0);
+                Usage { most, about: most }
+            }
+            (_, Rules::Words(rules)) => {
+                let rates = || self.words().iter().zip(rules);
+                let used = rates().map(|(word, rule)| parts(rule.used(word.state(), now), rule.capacity()));
+                let counts = rates().any(|(word, rule)| rule.counts(word.state(), now));
+                Usage {
+                    most: if counts { whole.get() } else { 0 },
+                    about: used.max().unwrap_or(0),
+                }
+            }
+            _ => Usage {
+                most: whole.get(),
+                about: whole.get(),
+            },
         }
     }
 

@@ -84,6 +84,16 @@ impl FixedWindow {
         self.used(state, now) == 0
     }
 
+    /// Whether anything passed in this window or in the one before, of which some may lie less than a window ago.
+    pub const fn counts(&self, state: u64, now: Moment) -> bool {
+        let ago = (self.position(now) + POSITIONS - (state >> 32)) % POSITIONS;
+        state as u32 != 0 && (ago <= 1 || ago >= POSITIONS / 2)
+    }
+
+    pub const fn limit(&self) -> u32 {
+        self.limit
+    }
+
     pub const fn memory(&self) -> Duration {
         Duration::from_nanos(self.window)
     }

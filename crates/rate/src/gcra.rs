@@ -94,6 +94,10 @@ impl Gcra {
         now.as_nanos() + self.increment.saturating_mul(u64::from(used)).min(self.tolerance)
     }
 
+    pub const fn capacity(&self) -> u32 {
+        self.burst
+    }
+
     pub const fn memory(&self) -> Duration {
         Duration::from_nanos(self.tolerance)
     }

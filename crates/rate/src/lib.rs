@@ -41,7 +41,7 @@ pub use concurrency::Permit;
 pub use decision::{Decision, LimitSet, Mode, Reading};
 pub use key::{Key, KeyMaker};
 pub use limit::{Algorithm, Fault, Limit, Rate};
-pub use limiter::{Charge, Limiter};
+pub use limiter::{Charge, Limiter, Usage};
 pub use quota::{Quota, Share};
 pub use store::Occupancy;
 pub use time::Moment;

@@ -126,6 +126,25 @@ impl Limit {
         }
     }
 
+    /// The whole that parts of it are counted in: what the smallest of its rates admits at once.
+    pub fn whole(&self) -> NonZeroU32 {
+        match &self.0 {
+            Kind::Rates(algorithm, rates) => {
+                let capacity = |rate: &Rate| match algorithm {
+                    Algorithm::TokenBucket => rate.burst.unwrap_or(rate.limit),
+                    Algorithm::SlidingWindow | Algorithm::FixedWindow => rate.limit,
+                };
+                rates.iter().map(capacity).min().unwrap_or(NonZeroU32::MIN)
+            }
+            Kind::Concurrency(most) => *most,
+        }
+    }
+
+    /// After this long, nothing that was ever charged still counts.
+    pub fn memory(&self) -> Duration {
+        self.rules().memory()
+    }
+
     pub(crate) fn rules(&self) -> Rules {
         match &self.0 {
             Kind::Rates(Algorithm::TokenBucket, rates) => {

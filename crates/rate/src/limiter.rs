@@ -1,9 +1,11 @@
 //! A limit and all that was counted for it.
 
+use std::num::NonZeroU32;
+
 use crate::key::Key;
 use crate::limit::Limit;
 use crate::quota::Share;
-use crate::store::{Occupancy, Store};
+use crate::store::{Occupancy, Place, Store};
 use crate::time::Moment;
 
 /// Counts by one limit. It is used through a `LimitSet`, and may be part of several (a namespace's limit applies to every
@@ -11,6 +13,15 @@ use crate::time::Moment;
 #[derive(Debug)]
 pub struct Limiter {
     store: Store,
+}
+
+/// What was used of a limit and still counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Surely no more. Exact for a sliding window; for the others, which keep no moments, all or nothing.
+    pub most: u32,
+    /// By the state of the counters.
+    pub about: u32,
 }
 
 /// What a request asks of one limit.
@@ -84,6 +95,14 @@ impl Limiter {
     /// key; decisions on a shard (1/64 of the keys) wait for that shard.
     pub fn update(&self, limit: &Limit, now: Moment) {
         self.store.update(limit, now);
+    }
+
+    /// What was used of a key's limit and still counts, in parts of `whole`, rounded up.
+    pub fn usage(&self, key: Option<Key>, whole: NonZeroU32, now: Moment) -> Usage {
+        let shard = self.store.read(key);
+        let place = key.map_or(Place::Common, Place::Own);
+        let cell = shard.cell(place);
+        cell.map_or_else(Usage::default, |cell| cell.usage(shard.rules(), whole, now))
     }
 
     /// Forgets every idle key. Needed only to give memory back early: a table that would grow or is full does it by itself.

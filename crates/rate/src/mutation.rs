@@ -19,6 +19,12 @@ pub enum Mutation {
     LearningSkipped,
     /// What was spent no longer counts when the lease has ended.
     SpentReturnsAtOnce,
+    /// A client says that it has used nothing.
+    UseIsNotTold,
+    /// A new epoch forgets the pods that ended before it.
+    EndedAreForgotten,
+    /// A new epoch takes what an earlier process of a pod spent for known when the present one is heard.
+    RestartIsForgotten,
     /// An authority grants after its claim has ended.
     ClaimOutlived,
     /// A new epoch takes a message from before it for the pod's present state.

@@ -90,7 +90,7 @@ impl Share {
     }
 
     /// The share of `amount`, rounded down.
-    pub(crate) fn of(self, amount: u32) -> u32 {
+    pub fn of(self, amount: u32) -> u32 {
         if self == Self::WHOLE {
             return amount;
         }

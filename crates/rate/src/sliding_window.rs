@@ -185,6 +185,10 @@ impl SlidingWindow {
         Duration::from_nanos((PARTS + 1) * self.width)
     }
 
+    pub const fn limit(&self) -> u32 {
+        self.limit
+    }
+
     pub const fn window(&self) -> u64 {
         self.window
     }

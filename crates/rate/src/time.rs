@@ -34,6 +34,12 @@ impl Moment {
         Self::from_nanos(self.0.saturating_add(nanos(duration)))
     }
 
+    /// This much earlier; the origin at the earliest.
+    #[must_use]
+    pub fn before(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(nanos(duration)))
+    }
+
     /// How long after `earlier`; nothing if it is not.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

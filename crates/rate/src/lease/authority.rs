@@ -2,7 +2,7 @@
 
 use super::fair_share::fair_shares;
 use super::ledger::Account;
-use super::{Epoch, Grant, GrantId, OnLoss, Pod, Request, Terms, with_drift};
+use super::{DRIFT, Epoch, Grant, GrantId, OnLoss, Pod, Request, Terms, with_drift};
 use crate::mutation::{Mutation, is_on};
 use crate::time::Moment;
 
@@ -11,8 +11,10 @@ use crate::time::Moment;
 pub struct Authority {
     terms: Terms,
     epoch: Epoch,
-    /// Until when it only renews.
-    learns_until: Moment,
+    /// When the epoch was claimed.
+    began: Moment,
+    /// Since when it is known which pods ended.
+    watched_since: Moment,
     /// Until when it may grant.
     claimed_until: Moment,
     /// Whether others may have granted before.
@@ -22,11 +24,11 @@ pub struct Authority {
     unheard: Vec<Unheard>,
 }
 
-/// A pod's fallback from an epoch before, as long as it may count.
+/// A pod that may be using what an epoch before granted, or may have.
 #[derive(Clone, Copy, Debug)]
 struct Unheard {
     pod: Pod,
-    /// When the pod told what it holds now, or ended: its processes from before use nothing any more.
+    /// When the process ended that may have used something: the pod, or the one before the process that was heard.
     ended: Option<Moment>,
 }
 
@@ -35,27 +37,43 @@ struct Unheard {
 pub enum Start {
     /// Nobody has ever granted on this limit.
     First,
-    /// Others may have. These pods exist.
-    Successor(Vec<Pod>),
+    /// Others may have.
+    Successor(Roster),
+}
+
+/// Which pods may be using something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roster {
+    /// Those that exist.
+    pub pods: Vec<Pod>,
+    /// Those that have ended, and when, as far as that was seen.
+    pub ended: Vec<(Pod, Moment)>,
+    /// Since when it was.
+    pub watched_since: Moment,
 }
 
 impl Authority {
-    /// For an epoch that has been claimed until `claimed_until`, by this authority's clock and before any grant of it.
-    pub fn new(terms: Terms, epoch: Epoch, start: Start, now: Moment, claimed_until: Moment) -> Self {
-        let (is_successor, pods) = match start {
-            Start::First => (false, Vec::new()),
-            Start::Successor(pods) => (true, pods),
+    /// For an epoch that was claimed at `began` and is until `claimed_until`, by this authority's clock and before any grant of it.
+    pub fn new(terms: Terms, epoch: Epoch, start: Start, began: Moment, claimed_until: Moment) -> Self {
+        let (is_successor, roster) = match start {
+            Start::First => (false, Roster::default()),
+            Start::Successor(roster) => (true, roster),
         };
-        let learning = with_drift(terms.length) + with_drift(terms.window);
-        let learns = is_successor && !is_on(Mutation::LearningSkipped);
+        let alive = roster.pods.into_iter().map(|pod| Unheard { pod, ended: None });
+        let ended = roster
+            .ended
+            .into_iter()
+            .map(|(pod, at)| Unheard { pod, ended: Some(at) });
+        let forgets = is_on(Mutation::EndedAreForgotten);
         Self {
             terms,
             epoch,
-            learns_until: if learns { now.after(learning) } else { now },
+            began,
+            watched_since: roster.watched_since,
             claimed_until,
             is_successor,
             accounts: Vec::new(),
-            unheard: pods.into_iter().map(|pod| Unheard { pod, ended: None }).collect(),
+            unheard: alive.chain(ended.filter(|_| !forgets)).collect(),
         }
     }
 
@@ -66,6 +84,9 @@ impl Authority {
 
     /// Other terms from now on. What was granted counts as before; a lower limit is reached as leases end.
     pub fn change(&mut self, terms: Terms) {
+        for account in &mut self.accounts {
+            account.rescale(self.terms.limit, terms.limit);
+        }
         self.terms = terms;
     }
 
@@ -78,9 +99,24 @@ impl Authority {
         }
     }
 
+    /// A pod has told all that it holds and has used of this limit, and has seen a grant, or a word, of this epoch: it takes none from
+    /// before. Its process began at `began`; an earlier one of it may have used something until then.
+    pub fn pod_told(&mut self, pod: Pod, began: Moment) {
+        let ended = (!is_on(Mutation::RestartIsForgotten)).then_some(began);
+        self.unheard.retain_mut(|unheard| {
+            if unheard.pod == pod && unheard.ended.is_none() {
+                unheard.ended = ended;
+                return ended.is_some();
+            }
+            true
+        });
+    }
+
     /// A pod's process has ended and will not start again.
     pub fn pod_ended(&mut self, pod: Pod, now: Moment) {
-        self.hear_from(pod, now);
+        for unheard in self.unheard.iter_mut().filter(|unheard| unheard.pod == pod) {
+            unheard.ended.get_or_insert(now);
+        }
         for account in self.accounts.iter_mut().filter(|account| account.pod == pod) {
             account.end(now);
         }
@@ -91,25 +127,33 @@ impl Authority {
         if now >= self.claimed_until && !is_on(Mutation::ClaimOutlived) {
             return None;
         }
-        let Terms { window, length, .. } = self.terms;
+        let request = &request.of(self.terms.limit);
+        let Terms {
+            limit,
+            window,
+            length,
+            ..
+        } = self.terms;
         let until = now.after(with_drift(length));
         let window = self.counts_for(window);
         let place = self.account(request, now)?;
-        let account = &mut self.accounts[place];
-        account.hear(request, now, until);
-        if request.epoch == self.epoch || is_on(Mutation::HearsayIsBelieved) {
-            self.hear_from(request.pod, now);
+        let is_told = request.epoch == self.epoch || is_on(Mutation::HearsayIsBelieved);
+        self.accounts[place].hear(request, is_told, now, until);
+        if is_told {
+            // By a slow clock it is younger than it is; it tells its age at the sending, which was before now.
+            let age = request.age.saturating_sub(request.age / DRIFT);
+            self.pod_told(request.pod, now.before(age));
         }
         for account in &mut self.accounts {
             account.forget(now, window);
         }
         self.unheard
             .retain(|unheard| unheard.ended.is_none_or(|ended| now < ended.after(window)));
-        let is_renewal = now < self.learns_until;
+        let is_renewal = self.learns(now);
         let amount = if is_renewal {
-            request.allowance.min(self.terms.limit)
+            request.allowance.min(limit.get())
         } else {
-            self.share(place, now).min(self.free(place, now))
+            self.offer(place, now).min(self.free(place, now))
         };
         let fallback = self.terms.fallback(amount);
         let id = GrantId {
@@ -122,6 +166,7 @@ impl Authority {
             pod: request.pod,
             incarnation: request.incarnation,
             id,
+            whole: limit,
             amount,
             fallback,
             length,
@@ -129,16 +174,39 @@ impl Authority {
         })
     }
 
+    /// Whether it only renews: something that it does not know of may be in use, and be more than what it has set aside.
+    pub fn learns(&self, now: Moment) -> bool {
+        let (length, window) = (with_drift(self.terms.length), with_drift(self.terms.window));
+        let all = |since: Moment| now < since.after(length).after(window);
+        if !self.is_successor || !all(self.began) || is_on(Mutation::LearningSkipped) {
+            return false;
+        }
+        let counts = |unheard: &Unheard| unheard.ended.is_none_or(|ended| now < ended.after(window));
+        all(self.watched_since) || self.unheard.iter().any(counts)
+    }
+
+    /// The pods that hold more than their fair share of what is asked for now: to be asked to ask again.
+    pub fn overdrawn(&self, now: Moment) -> Vec<Pod> {
+        let shares = self.shares(None, now);
+        let accounts = self.accounts.iter().zip(shares);
+        accounts
+            .filter(|(account, share)| !account.is_silent(now) && account.granted() > *share)
+            .map(|(account, _)| account.pod)
+            .collect()
+    }
+
+    /// Whether nothing that was granted here counts: another one of the same epoch, with the pods that have not told by then, would do
+    /// as well.
+    pub fn is_idle(&self, now: Moment) -> bool {
+        let window = self.counts_for(self.terms.window);
+        self.accounts
+            .iter()
+            .all(|account| account.charge(now, window) == 0)
+    }
+
     /// What all pods together may be using, by what this authority knows.
     pub fn committed(&self, now: Moment) -> u32 {
         self.others(None, now)
-    }
-
-    /// What the pod did before is over, or on its account.
-    fn hear_from(&mut self, pod: Pod, now: Moment) {
-        for unheard in self.unheard.iter_mut().filter(|unheard| unheard.pod == pod) {
-            unheard.ended.get_or_insert(now);
-        }
     }
 
     /// How long after its last use something counts.
@@ -173,23 +241,31 @@ impl Authority {
         }
     }
 
-    /// The fair share of a pod among all that ask.
-    fn share(&self, place: usize, now: Moment) -> u32 {
-        let demands: Vec<u32> = self
-            .accounts
-            .iter()
-            .enumerate()
-            .map(|(other, account)| {
-                let asks = other == place || !account.is_silent(now);
-                if asks { account.demand } else { 0 }
-            })
-            .collect();
-        fair_shares(self.terms.limit, &demands)[place]
+    /// The fair share of a pod among all that ask, and of what nobody asks for as much as all other pods could get: so that a pod
+    /// that suddenly has more to do need not ask first.
+    fn offer(&self, place: usize, now: Moment) -> u32 {
+        let shares = self.shares(Some(place), now);
+        let unwanted = self.terms.limit.get() - shares.iter().sum::<u32>();
+        match self.accounts[place].demand {
+            // It gives up what it has.
+            0 => 0,
+            _ => shares[place] + unwanted / self.terms.replicas,
+        }
+    }
+
+    /// The fair share of each process, `asking` among those that ask.
+    fn shares(&self, asking: Option<usize>, now: Moment) -> Vec<u32> {
+        let demand = |(place, account): (usize, &Account)| {
+            let asks = Some(place) == asking || !account.is_silent(now);
+            if asks { account.demand } else { 0 }
+        };
+        let demands: Vec<u32> = self.accounts.iter().enumerate().map(demand).collect();
+        fair_shares(self.terms.limit.get(), &demands)
     }
 
     /// What nobody else may be using.
     fn free(&self, place: usize, now: Moment) -> u32 {
-        let limit = self.terms.limit;
+        let limit = self.terms.limit.get();
         limit.saturating_sub(self.others(Some(place), now))
     }
 
@@ -208,9 +284,7 @@ impl Authority {
             .iter()
             .filter(counting)
             .map(|_| match self.terms.on_loss {
-                OnLoss::Share if !is_on(Mutation::FallbackNotSetAside) => {
-                    self.terms.limit / self.terms.replicas
-                }
+                OnLoss::Share if !is_on(Mutation::FallbackNotSetAside) => self.terms.equal_share(),
                 OnLoss::Share | OnLoss::Open | OnLoss::Closed => 0,
             });
         charges.chain(set_aside).fold(0, u32::saturating_add)

@@ -1,7 +1,10 @@
 //! The side that uses.
 
-use super::{Epoch, Grant, GrantId, Incarnation, OnLoss, Pod, Request, Sequence};
+use std::num::NonZeroU32;
+
+use super::{Epoch, Grant, GrantId, Incarnation, OnLoss, Pod, Request, Sequence, rescaled};
 use crate::mutation::{Mutation, is_on};
+use crate::quota::Share;
 use crate::time::Moment;
 
 /// Keeps one lease, for one process of one pod.
@@ -10,6 +13,8 @@ pub struct Client {
     pod: Pod,
     incarnation: Incarnation,
     on_loss: OnLoss,
+    /// When the process began.
+    began: Moment,
     epoch: Epoch,
     last: Sequence,
     /// When the last request was sent, until it is answered. Only its answer is taken: with every request, the client has told
@@ -21,18 +26,20 @@ pub struct Client {
 #[derive(Clone, Copy, Debug)]
 struct Held {
     id: GrantId,
+    whole: NonZeroU32,
     amount: u32,
     fallback: u32,
     until: Moment,
 }
 
 impl Client {
-    /// Without a lease.
-    pub const fn new(pod: Pod, incarnation: Incarnation, on_loss: OnLoss) -> Self {
+    /// Without a lease, for a process that began then.
+    pub const fn new(pod: Pod, incarnation: Incarnation, on_loss: OnLoss, began: Moment) -> Self {
         Self {
             pod,
             incarnation,
             on_loss,
+            began,
             epoch: Epoch(0),
             last: Sequence(0),
             sent_at: None,
@@ -40,39 +47,71 @@ impl Client {
         }
     }
 
-    /// What may be used now, of the limit. It is a [`Share`](crate::Share) of every charge.
-    pub fn allowance(&self, now: Moment) -> u32 {
-        match (self.held, self.on_loss) {
-            (Some(held), _) if now < held.until => held.amount,
-            (Some(held), OnLoss::Share) if is_on(Mutation::LeaseOutlived) => held.amount,
-            (Some(held), OnLoss::Share) => held.fallback,
-            (None, OnLoss::Share) | (_, OnLoss::Closed) => 0,
-            (_, OnLoss::Open) => u32::MAX,
+    /// What to do without an authority, from now on.
+    pub const fn change(&mut self, on_loss: OnLoss) {
+        self.on_loss = on_loss;
+    }
+
+    /// Takes no grant of an earlier epoch from now on.
+    pub fn see(&mut self, epoch: Epoch) {
+        self.epoch = self.epoch.max(epoch);
+    }
+
+    /// The part of the limit that may be used now; None if the limit does not hold.
+    pub fn share(&self, now: Moment) -> Option<Share> {
+        match self.held {
+            Some(held) if now < held.until || self.on_loss != OnLoss::Open => {
+                Some(Share::new(self.allowance(&held, now), held.whole))
+            }
+            None if self.on_loss != OnLoss::Open => Some(Share::new(0, NonZeroU32::MIN)),
+            _ => None,
         }
     }
 
-    /// A request to be sent now. An answer to an earlier one is not taken any more: send another one only when the last was
+    /// What may be used under a grant that it holds.
+    fn allowance(&self, held: &Held, now: Moment) -> u32 {
+        match self.on_loss {
+            _ if now < held.until => held.amount,
+            OnLoss::Share if is_on(Mutation::LeaseOutlived) => held.amount,
+            OnLoss::Share => held.fallback,
+            OnLoss::Open | OnLoss::Closed => 0,
+        }
+    }
+
+    /// Until when the lease lasts; None if there is none.
+    pub fn leased_until(&self, now: Moment) -> Option<Moment> {
+        self.held.map(|held| held.until).filter(|until| now < *until)
+    }
+
+    /// When the last request was sent, if it was not answered.
+    pub const fn waits_since(&self) -> Option<Moment> {
+        self.sent_at
+    }
+
+    /// A request to be sent now. `used` is what was used of the limit and still counts, at most, and `demand` what could be
+    /// used, both in parts of `whole`. An answer to an earlier one is not taken any more: send another one only when the last was
     /// answered, or has taken so long that its answer is given up.
-    pub fn request(&mut self, demand: u32, now: Moment) -> Request {
+    pub fn request(&mut self, used: u32, demand: u32, whole: NonZeroU32, now: Moment) -> Request {
         self.last = Sequence(self.last.0 + 1);
         self.sent_at = Some(now);
-        let allowance = match self.on_loss {
-            OnLoss::Open => self
-                .held
-                .filter(|held| now < held.until)
-                .map_or(0, |held| held.amount),
-            OnLoss::Share | OnLoss::Closed => self.allowance(now),
-        };
-        Request {
+        let mut request = Request {
             pod: self.pod,
             incarnation: self.incarnation,
             sequence: self.last,
             epoch: self.epoch,
+            age: now.since(self.began),
             held: self.held.map(|held| held.id),
-            allowance,
-            fallback: self.held.map_or(0, |held| held.fallback),
+            whole,
+            allowance: 0,
+            fallback: 0,
+            used: if is_on(Mutation::UseIsNotTold) { 0 } else { used },
             demand,
+        };
+        if let Some(held) = self.held {
+            request.allowance = rescaled(self.allowance(&held, now), held.whole, whole);
+            request.fallback = rescaled(held.fallback, held.whole, whole);
         }
+        request
     }
 
     /// Takes a grant; says whether it did. It does not if the grant is another's, answers another request than the last, is of an
@@ -96,18 +135,41 @@ impl Client {
         if until <= now {
             return false;
         }
-        let amount = if grant.is_renewal && !is_on(Mutation::RenewalOfWhatHasEnded) {
-            grant.amount.min(self.allowance(now))
-        } else {
-            grant.amount
-        };
-        self.sent_at = None;
-        self.held = Some(Held {
+        let mut held = Held {
             id: grant.id,
-            amount,
-            fallback: grant.fallback.min(amount),
+            whole: grant.whole,
+            amount: grant.amount,
+            fallback: grant.fallback,
             until,
-        });
+        };
+        if grant.is_renewal && !is_on(Mutation::RenewalOfWhatHasEnded) {
+            held = self.no_more_than_now(held, now);
+        }
+        self.sent_at = None;
+        self.held = Some(held);
         true
+    }
+
+    /// A renewal, cut to what may be used now: in the parts of the one of the two that is less.
+    fn no_more_than_now(&self, renewal: Held, now: Moment) -> Held {
+        let Some(held) = self.held else {
+            return Held {
+                amount: 0,
+                fallback: 0,
+                ..renewal
+            };
+        };
+        let amount = self.allowance(&held, now);
+        let is_less = u64::from(amount) * u64::from(renewal.whole.get())
+            < u64::from(renewal.amount) * u64::from(held.whole.get());
+        if !is_less {
+            return renewal;
+        }
+        Held {
+            whole: held.whole,
+            amount,
+            fallback: held.fallback.min(amount),
+            ..renewal
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! What one process of a pod may be using, as far as the authority can know.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{GrantId, Incarnation, Pod, Request, Sequence};
+use super::{GrantId, Incarnation, Pod, Request, Sequence, rescaled};
 use crate::time::Moment;
 
 /// A process's part of the ledger.
@@ -14,6 +15,7 @@ pub(super) struct Account {
     pub answered: Sequence,
     /// What the pod could use, as it said last.
     pub demand: u32,
+    is_told: bool,
     commitments: Vec<Commitment>,
 }
 
@@ -36,6 +38,7 @@ impl Account {
             incarnation,
             answered: Sequence(0),
             demand: 0,
+            is_told: false,
             commitments: Vec::new(),
         }
     }
@@ -51,13 +54,43 @@ impl Account {
         self.commitments.iter().all(|commitment| commitment.until <= now)
     }
 
-    /// Writes down what the client says it holds; every other grant has ended for it.
-    pub fn hear(&mut self, request: &Request, now: Moment, until: Moment) {
+    /// What the pod may use under the last grant that it has.
+    pub fn granted(&self) -> u32 {
+        self.commitments.last().map_or(0, |last| last.amount)
+    }
+
+    /// Goes on in parts of another whole.
+    pub fn rescale(&mut self, from: NonZeroU32, to: NonZeroU32) {
+        self.demand = rescaled(self.demand, from, to);
+        for commitment in &mut self.commitments {
+            commitment.amount = rescaled(commitment.amount, from, to);
+            commitment.fallback = rescaled(commitment.fallback, from, to);
+        }
+    }
+
+    /// Writes down what the client says it holds; every other grant has ended for it, and no more of it was used than it says.
+    /// From a request on that takes no grant of an earlier epoch (`is_told`), there is nothing that is not written down.
+    pub fn hear(&mut self, request: &Request, is_told: bool, now: Moment, until: Moment) {
         for commitment in &mut self.commitments {
             if Some(commitment.grant) != request.held {
                 commitment.end(now);
             }
+            if commitment.ended.is_some() {
+                commitment.amount = commitment.amount.min(request.used);
+                commitment.fallback = commitment.fallback.min(request.used);
+            }
         }
+        if !self.is_told {
+            // Used by grants that this authority does not know of.
+            self.commitments.push(Commitment {
+                grant: GrantId::default(),
+                amount: request.used,
+                fallback: 0,
+                until: now,
+                ended: Some(now),
+            });
+        }
+        self.is_told |= is_told;
         self.answered = request.sequence;
         self.demand = request.demand;
         let is_written = |held| {
@@ -197,7 +230,7 @@ mod tests {
             50,
             "it may not have got the second one"
         );
-        account.hear(&request(3, 2), at(5), at(15));
+        account.hear(&request(3, 2), true, at(5), at(15));
         assert_eq!(account.charge(at(64), WINDOW), 50);
         assert_eq!(account.charge(at(65), WINDOW), 20);
     }
@@ -205,7 +238,7 @@ mod tests {
     #[test]
     fn what_a_client_holds_from_before_is_written_down() {
         let mut account = Account::new(Pod(1), Incarnation(1));
-        account.hear(&request(9, 7), at(5), at(15));
+        account.hear(&request(9, 7), true, at(5), at(15));
         assert_eq!(account.charge(at(5), WINDOW), 50);
         assert_eq!(account.charge(at(75), WINDOW), 10);
     }
@@ -219,7 +252,7 @@ mod tests {
             ..grant(7)
         };
         account.commit(here, 0, 0, at(15));
-        account.hear(&request(9, 7), at(5), at(15));
+        account.hear(&request(9, 7), true, at(5), at(15));
         assert_eq!(account.charge(at(5), WINDOW), 50);
     }
 
@@ -228,7 +261,7 @@ mod tests {
         let mut account = Account::new(Pod(1), Incarnation(1));
         for sequence in 1..10_000 {
             let now = at(sequence);
-            account.hear(&request(sequence + 1, sequence), now, at(sequence + 5));
+            account.hear(&request(sequence + 1, sequence), true, now, at(sequence + 5));
             account.commit(grant(sequence + 1), 50, 10, at(sequence + 5));
             account.forget(now, WINDOW);
             assert!(account.commitments.len() <= 4, "{}", account.commitments.len());

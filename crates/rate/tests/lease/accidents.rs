@@ -1,6 +1,6 @@
 //! What happens to pods, authorities and the network between them.
 
-use trellis_rate::lease::{Incarnation, Start};
+use trellis_rate::lease::Incarnation;
 
 use crate::world::{MILLI, Process, World};
 
@@ -27,6 +27,7 @@ impl World {
             self.processes[index].load = [0, 2, self.limit][self.chance.between(0, 3) as usize];
         } else if self.chance.once_in(500) && self.processes.len() > 1 {
             self.processes.remove(index);
+            self.ended.push((pod, self.now));
             for office in &mut self.offices {
                 office.authority.pod_ended(pod, office.clock.read(self.now));
             }
@@ -45,8 +46,7 @@ impl World {
             office.stalled_until = u64::MAX;
         }
         if is_gone || self.now >= office.claimed_until {
-            let pods = self.processes.iter().map(|process| process.pod).collect();
-            self.take_over(Start::Successor(pods));
+            self.take_over();
         } else if self.now >= office.stalled_until && self.chance.once_in(300) {
             // It does not prolong its claim; it may come back and find another in its place.
             office.stalled_until = self.now + self.chance.between(0, 6_000) * MILLI;

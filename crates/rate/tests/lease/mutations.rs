@@ -35,6 +35,21 @@ fn spent_tokens_that_return_at_once_are_found() {
 }
 
 #[test]
+fn use_that_is_not_told_is_found() {
+    is_found(Mutation::UseIsNotTold);
+}
+
+#[test]
+fn pods_that_ended_before_and_are_forgotten_are_found() {
+    is_found(Mutation::EndedAreForgotten);
+}
+
+#[test]
+fn an_earlier_process_that_is_forgotten_is_found() {
+    is_found(Mutation::RestartIsForgotten);
+}
+
+#[test]
 fn an_authority_that_outlives_its_claim_is_found() {
     is_found(Mutation::ClaimOutlived);
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use trellis_rate::lease::{
-    Authority, Client, Epoch, Grant, Incarnation, OnLoss, Pod, Request, Start, Terms, with_drift,
+    Authority, Client, Epoch, Grant, Incarnation, OnLoss, Pod, Request, Roster, Start, Terms, with_drift,
 };
 use trellis_rate::{Algorithm, Charge, Limit, LimitSet, Limiter, Mode, Rate, Share};
 
@@ -25,6 +25,7 @@ pub struct Process {
     pub incarnation: Incarnation,
     pub clock: Clock,
     pub client: Client,
+    pub limiter: Arc<Limiter>,
     pub limits: LimitSet,
     /// Requests per tick.
     pub load: u32,
@@ -62,6 +63,8 @@ pub struct World {
     pub chance: Chance,
     pub now: u64,
     pub processes: Vec<Process>,
+    /// Pods that have ended, and when.
+    pub ended: Vec<(Pod, u64)>,
     next_pod: u64,
     pub offices: Vec<Office>,
     epoch: u64,
@@ -88,7 +91,7 @@ impl World {
         };
         let pods = chance.between(2, 5);
         let terms = Terms {
-            limit,
+            limit: NonZeroU32::new(limit).unwrap(),
             window: Duration::from_nanos(window),
             length: Duration::from_nanos(length),
             replicas: NonZeroU32::new(5).unwrap(),
@@ -104,13 +107,14 @@ impl World {
             chance,
             now: 0,
             processes: Vec::new(),
+            ended: Vec::new(),
             next_pod: 0,
             offices: Vec::new(),
             epoch: 0,
             queue: BinaryHeap::new(),
             events: Vec::new(),
         };
-        world.take_over(Start::First);
+        world.take_over();
         for _ in 0..pods {
             world.add_pod();
         }
@@ -135,10 +139,22 @@ impl World {
         self.events.push(Some(event));
     }
 
-    pub fn take_over(&mut self, start: Start) {
+    pub fn take_over(&mut self) {
         self.epoch += 1;
         let clock = Clock::new(&mut self.chance, self.faults);
         let here = clock.read(self.now);
+        let start = if self.epoch == 1 {
+            Start::First
+        } else {
+            // It has looked on for as long as the world is, for a while, or from now on.
+            let watched_since = self.chance.between(0, self.now * 2).min(self.now);
+            let ended = self.ended.iter().filter(|(_, at)| *at >= watched_since);
+            Start::Successor(Roster {
+                pods: self.processes.iter().map(|process| process.pod).collect(),
+                ended: ended.map(|(pod, at)| (*pod, clock.read(*at))).collect(),
+                watched_since: clock.read(watched_since),
+            })
+        };
         self.offices.push(Office {
             clock,
             authority: Authority::new(
@@ -177,12 +193,15 @@ impl World {
             1 => 2,
             _ => u32::from(pod.0 == 0),
         };
+        let limiter = Arc::new(Limiter::new(&limit));
+        let clock = Clock::new(&mut self.chance, self.faults);
         Process {
             pod,
             incarnation,
-            clock: Clock::new(&mut self.chance, self.faults),
-            client: Client::new(pod, incarnation, self.terms.on_loss),
-            limits: LimitSet::new([(Arc::new(Limiter::new(&limit)), Mode::Enforce)]),
+            clock,
+            client: Client::new(pod, incarnation, self.terms.on_loss, clock.read(self.now)),
+            limits: LimitSet::new([(Arc::clone(&limiter), Mode::Enforce)]),
+            limiter,
             load: if self.faults.pods {
                 load
             } else {
@@ -209,10 +228,7 @@ impl World {
     fn serve(&mut self, index: usize) {
         let process = &self.processes[index];
         let here = process.clock.read(self.now);
-        let share = Share::new(
-            process.client.allowance(here),
-            NonZeroU32::new(self.limit).unwrap(),
-        );
+        let share = process.client.share(here).unwrap_or(Share::WHOLE);
         for _ in 0..process.load {
             let decision = process.limits.decide(here, |_| Some(Charge::ONE.within(share)));
             if !decision.is_admitted() {
@@ -238,7 +254,8 @@ impl World {
         let here = process.clock.read(now);
         let per_window = u64::from(process.load) * window / TICK;
         let demand = per_window.min(u64::from(limit)) as u32;
-        let request = process.client.request(demand, here);
+        let used = process.limiter.usage(None, self.terms.limit, here).most;
+        let request = process.client.request(used, demand, self.terms.limit, here);
         process.asked_at = Some(now);
         process.next_ask = now + length / 4;
         if now >= process.cut_off_until {
