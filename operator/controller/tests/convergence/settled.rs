@@ -116,10 +116,27 @@ async fn children_owed(client: &Client, namespace: &str, owners: &[DynamicObject
         }
     }
     let autoscalers: Api<HorizontalPodAutoscaler> = Api::namespaced(client.clone(), namespace);
-    let looked_at = |autoscaler: &HorizontalPodAutoscaler| {
+    for autoscaler in autoscalers.list(&ListParams::default()).await.unwrap() {
         let status = autoscaler.status.as_ref();
-        status.is_some_and(|status| status.conditions.as_ref().is_some_and(|all| all.len() > 1))
-    };
-    let all = autoscalers.list(&ListParams::default()).await.unwrap();
-    (!all.items.iter().all(looked_at)).then(|| format!("{namespace}: the autoscaler's controller"))
+        let conditions = status.and_then(|status| status.conditions.as_ref());
+        if conditions.is_none_or(|all| all.len() < 2) {
+            return Some(format!("{namespace}: the autoscaler's controller"));
+        }
+        // The operator may come to know of it later than a quiet moment takes.
+        let owner = owners
+            .iter()
+            .find(|owner| owner.name_any() == autoscaler.name_any());
+        if owner.is_some_and(|owner| {
+            condition(owner, "AutoscalerActive").is_none_or(|status| status == "Unknown")
+        }) {
+            return Some(format!("{namespace}: what the autoscaler says, in the status"));
+        }
+    }
+    None
+}
+
+/// The status of a condition.
+fn condition<'a>(object: &'a DynamicObject, type_: &str) -> Option<&'a str> {
+    let conditions = object.data["status"]["conditions"].as_array()?;
+    conditions.iter().find(|it| it["type"] == type_)?["status"].as_str()
 }
