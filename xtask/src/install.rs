@@ -1,4 +1,4 @@
-//! What is put into a running cluster: the kinds, the operator, and the shop.
+//! What is put into a running cluster: the kinds, the operator with the quota service, and the shop.
 
 pub mod databases;
 pub mod manifests;
@@ -18,7 +18,7 @@ use crate::provider::Provider;
 use manifests::ImageNames;
 pub use passwords::forget as forget_passwords;
 
-/// Namespace of the operator.
+/// Namespace of the operator and the quota service.
 pub const OPERATOR: &str = "trellis-system";
 /// Namespace of the sample.
 pub const SHOP: &str = "shop";

@@ -19,7 +19,9 @@ pub fn print(paths: &Paths, target: Option<&str>, follow: bool, lines: u32) -> R
                 if runs.is_some() { "runs" } else { "does not run" }
             );
         }
-        println!("{:<24} workload in {OPERATOR}", "operator");
+        for name in ["operator", "quota"] {
+            println!("{name:<24} workload in {OPERATOR}");
+        }
         println!(
             "{:<24} workload in {SHOP}; other namespaces by `cargo xtask kubectl -- logs ...`",
             "deploy/NAME"
@@ -37,7 +39,7 @@ pub fn print(paths: &Paths, target: Option<&str>, follow: bool, lines: u32) -> R
         tail
     } else {
         let (namespace, workload) = match target {
-            "operator" => (OPERATOR, "deploy/trellis-operator".to_owned()),
+            "operator" | "quota" => (OPERATOR, format!("deploy/trellis-{target}")),
             workload if workload.contains('/') => (SHOP, workload.to_owned()),
             name => (SHOP, format!("deploy/{name}")),
         };

@@ -16,7 +16,13 @@ use crate::paths::Paths;
 use crate::progress::{self, Step};
 
 /// Packages whose binary becomes an image of the same name.
-pub const PACKAGES: [&str; 4] = ["trellis-operator", "trellis-proxy", "shop-user", "shop-order"];
+pub const PACKAGES: [&str; 5] = [
+    "trellis-operator",
+    "trellis-proxy",
+    "trellis-quota",
+    "shop-user",
+    "shop-order",
+];
 
 /// Compiles and makes the images.
 pub fn build(paths: &Paths) -> Result<Vec<Image>> {

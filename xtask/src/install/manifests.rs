@@ -128,7 +128,7 @@ mod tests {
         );
     }
 
-    /// What `rules` of roles grant that the operator must not have: a right to Secrets, by name or by wildcard.
+    /// What `rules` of roles grant that no part of Trellis must have: a right to Secrets, by name or by wildcard.
     fn excessive(objects: &[Value]) -> Vec<&Value> {
         let names = |rule: &Value, field: &str| -> Vec<String> {
             let all = rule[field].as_array().into_iter().flatten();
@@ -150,9 +150,10 @@ mod tests {
     }
 
     #[test]
-    fn the_operator_has_no_right_to_secrets_by_name_or_by_wildcard() {
+    fn no_part_of_trellis_has_a_right_to_secrets_by_name_or_by_wildcard() {
         let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests");
         let mut files = yaml_files(&manifests.join("base/operator")).unwrap();
+        files.extend(yaml_files(&manifests.join("base/quota")).unwrap());
         files.push(manifests.join("install.yaml"));
         let mut rules = 0;
         for file in files {
@@ -160,7 +161,7 @@ mod tests {
             assert_eq!(excessive(&objects), Vec::<&Value>::new(), "{}", file.display());
             rules += objects.iter().filter(|object| object["rules"].is_array()).count();
         }
-        assert!(rules >= 4, "two roles, each in two places: {rules}");
+        assert!(rules >= 8, "four roles, each in two places: {rules}");
         for rule in [
             "{apiGroups: [''], resources: [pods, secrets], verbs: [get]}",
             "{apiGroups: [''], resources: [secrets/status], verbs: [get]}",

@@ -20,23 +20,26 @@ use crate::status::{Microservice, is_open, microservices};
 const PATIENCE: Duration = Duration::from_secs(240);
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// Waits for the operator, if there is one.
+/// Waits for the operator, and for the Microservices in its namespace.
 pub fn for_operator(kubectl: &Kubectl, began: Option<&str>) -> Result<()> {
     let step = progress::step("waiting for the operator");
     let mut missing = String::new();
     let ready = poll::until(PATIENCE, PAUSE, || {
         let deployment =
             kubectl.json(&["get", "deployment/trellis-operator", "-n", OPERATOR, "-o", "json"])?;
-        let lacks = rollout_lacks(&deployment).map_or_else(
-            || pods_on_their_way(kubectl, OPERATOR, began),
-            |lack| Ok(Some(lack)),
-        )?;
+        let lacks = if let Some(lack) = rollout_lacks(&deployment) {
+            Some(format!("deployment/trellis-operator: {lack}"))
+        } else if let Some(services) = not_ready(&microservices(kubectl, OPERATOR)?, OPERATOR) {
+            Some(services)
+        } else {
+            pods_on_their_way(kubectl, OPERATOR, began)?
+        };
         Ok(settled(lacks, &mut missing, |text| step.detail(text)))
     })?;
     if ready.is_none() {
         bail!(
-            "deployment/trellis-operator in {OPERATOR} does not get ready: {missing}\n  fix: `cargo xtask logs operator` shows its log, \
-             `cargo xtask kubectl -- describe pods -n {OPERATOR}` its events"
+            "what is in {OPERATOR} does not get ready: {missing}\n  fix: `cargo xtask logs operator` shows the operator's log, \
+             `cargo xtask kubectl -- describe msvc,pods -n {OPERATOR}` tells more"
         );
     }
     step.done("");
@@ -51,13 +54,10 @@ pub fn for_shop(kubectl: &Kubectl, began: Option<&str>, gateway: Option<&str>) -
     let ready = poll::until(PATIENCE, PAUSE, || {
         let all = microservices(kubectl, SHOP)?;
         count = all.len();
-        let waiting: Vec<&Microservice> = all.iter().filter(|service| !service.ready).collect();
+        let ready = all.iter().filter(|service| service.ready).count();
         let has_gateway = all.iter().any(|service| service.name == "gateway");
-        let lacks = if !waiting.is_empty() {
-            let lines = waiting
-                .iter()
-                .map(|service| format!("microservice/{} in {SHOP}: {}", service.name, service.message));
-            Some(lines.collect::<Vec<_>>().join("\n"))
+        let lacks = if let Some(services) = not_ready(&all, SHOP) {
+            Some(services)
         } else if let Some(job) = databases_lack(kubectl)? {
             Some(job)
         } else if let Some(pods) = pods_on_their_way(kubectl, SHOP, began)? {
@@ -68,7 +68,7 @@ pub fn for_shop(kubectl: &Kubectl, began: Option<&str>, gateway: Option<&str>) -
                 .map(|url| format!("the gateway does not answer at {url}"))
         };
         Ok(settled(lacks, &mut missing, |text| {
-            step.detail(format!("{} of {count} ready; {text}", count - waiting.len()))
+            step.detail(format!("{ready} of {count} ready; {text}"))
         }))
     })?;
     if ready.is_none() {
@@ -110,6 +110,20 @@ fn rollout_lacks(deployment: &Value) -> Option<String> {
     let is_rolled = updated >= wanted && total <= updated && available >= updated;
     (!is_rolled)
         .then(|| format!("{available} of {wanted} replicas are available, {updated} are of the new revision"))
+}
+
+/// The Microservices that are not ready, a line each.
+fn not_ready(all: &[Microservice], namespace: &str) -> Option<String> {
+    let waiting = all.iter().filter(|service| !service.ready);
+    let lines: Vec<String> = waiting
+        .map(|service| {
+            format!(
+                "microservice/{} in {namespace}: {}",
+                service.name, service.message
+            )
+        })
+        .collect();
+    (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
 /// The Job that makes the databases, while it has not done so.
