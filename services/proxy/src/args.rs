@@ -40,6 +40,9 @@ pub struct Run {
     /// The token shown to the operator.
     #[arg(long, default_value = "/var/run/secrets/trellis/token")]
     pub token_file: PathBuf,
+    /// The token shown to the quota authority.
+    #[arg(long, default_value = "/var/run/secrets/trellis/quota-token")]
+    pub quota_token_file: PathBuf,
     /// Port on 127.0.0.1 for drain and questions.
     #[arg(long, default_value_t = 15000)]
     pub admin_port: u16,

@@ -54,6 +54,7 @@ mod outbound;
 mod path_table;
 mod policies;
 mod pool;
+mod quota;
 mod rewrite;
 mod route;
 mod run;

@@ -15,17 +15,19 @@ mod compiled;
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    sync::{Arc, OnceLock, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
 };
 
 use arc_swap::ArcSwap;
-use nix::time::{ClockId, clock_gettime};
+use http::HeaderMap;
 use tower::Service;
-use trellis_rate::{Decision, Moment};
+pub(crate) use trellis_quota_stream::clock::now;
+use trellis_rate::Decision;
 use trellis_resilience::drive::BoxFuture;
 
-pub(crate) use self::compiled::{Limits, Tallies};
+use self::compiled::Charges;
+pub(crate) use self::compiled::{Leased, Limits, Tallies};
 use crate::{
     body::{Request, Response},
     failure::Failure,
@@ -53,7 +55,10 @@ pub(crate) fn layer<S>(
 
 impl<S> Service<Request> for Limited<S>
 where
-    S: Service<Request, Response = Response, Error = Failure, Future = BoxFuture<Result<Response, Failure>>>,
+    S: Service<Request, Response = Response, Error = Failure, Future = BoxFuture<Result<Response, Failure>>>
+        + Clone
+        + Send
+        + 'static,
 {
     type Response = Response;
     type Error = Failure;
@@ -72,24 +77,53 @@ where
         drop(listener);
         let client = request.extensions().get::<Client>();
         let client = client.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |client| client.address);
-        let decision = limits.decide(&request, client, now());
-        count(&limits, &decision);
-        if !decision.is_admitted() {
-            let failure = answer::refusal(&limits, &decision);
-            return Box::pin(std::future::ready(Err(failure)));
+        let charges = limits.charges(&request, client);
+        let new = charges.new_parts();
+        if new.is_empty() {
+            return match admit(&limits, &charges) {
+                Ok((decision, told)) => answer(self.inner.call(request), decision, told),
+                Err(failure) => Box::pin(std::future::ready(Err(failure))),
+            };
         }
-        let told = answer::headers(&limits, &decision);
-        let answered = self.inner.call(request);
+        // The one that is ready is the one that is called.
+        let next = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, next);
         Box::pin(async move {
-            let mut response = answered.await?;
-            response.headers_mut().extend(told);
-            // What is under way is under way until the end of the body.
-            for permit in decision.into_permits() {
-                response = response.map(|body| body.permitted(permit));
+            for part in new {
+                part.first_answer().await;
             }
-            Ok(response)
+            let (decision, told) = admit(&limits, &charges)?;
+            answer(inner.call(request), decision, told).await
         })
     }
+}
+
+/// Decides; if the request is let in, with what its answer is to tell.
+fn admit(limits: &Limits, charges: &Charges) -> Result<(Decision, HeaderMap), Failure> {
+    let decision = limits.decide(charges, now());
+    count(limits, &decision);
+    if decision.is_admitted() {
+        let told = answer::headers(limits, &decision);
+        Ok((decision, told))
+    } else {
+        Err(answer::refusal(limits, &decision))
+    }
+}
+
+fn answer(
+    answered: BoxFuture<Result<Response, Failure>>,
+    decision: Decision,
+    told: HeaderMap,
+) -> BoxFuture<Result<Response, Failure>> {
+    Box::pin(async move {
+        let mut response = answered.await?;
+        response.headers_mut().extend(told);
+        // What is under way is under way until the end of the body.
+        for permit in decision.into_permits() {
+            response = response.map(|body| body.permitted(permit));
+        }
+        Ok(response)
+    })
 }
 
 fn count(limits: &Limits, decision: &Decision) {
@@ -105,18 +139,4 @@ fn count(limits: &Limits, decision: &Decision) {
             .in_shadow
             .fetch_add(1, Ordering::Relaxed);
     }
-}
-
-/// Now, on a clock that never goes back and goes on while the machine sleeps.
-pub(crate) fn now() -> Moment {
-    static ORIGIN: OnceLock<u64> = OnceLock::new();
-    // The clock is there on every Linux that runs this.
-    let nanos = || {
-        clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
-            let seconds = u64::try_from(time.tv_sec()).unwrap_or_default();
-            seconds * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap_or_default()
-        })
-    };
-    let now = nanos();
-    Moment::from_nanos(now - (*ORIGIN.get_or_init(|| now)).min(now))
 }

@@ -22,7 +22,7 @@ use crate::{
     listeners::Listeners,
     metrics::{Metrics, OfPolicies},
     observe::Telemetry,
-    open_files, outbound,
+    open_files, outbound, quota,
     signals::Signals,
     source,
     trace::Export,
@@ -158,6 +158,11 @@ fn start_sources(args: &Run, configuration: &Arc<Configuration>) {
     tokio::spawn(source::last_good::keep(args.state_dir.clone(), of()));
     tokio::spawn(source::stream::follow(
         args.token_file.clone(),
+        args.pod.clone(),
+        of(),
+    ));
+    tokio::spawn(quota::follow(
+        args.quota_token_file.clone(),
         args.pod.clone(),
         of(),
     ));

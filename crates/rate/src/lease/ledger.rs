@@ -200,8 +200,11 @@ mod tests {
             sequence: Sequence(sequence),
             epoch: Epoch(1),
             held: (held > 0).then_some(grant(held)),
+            age: WINDOW,
+            whole: NonZeroU32::new(100).unwrap(),
             allowance: 50,
             fallback: 10,
+            used: 50,
             demand: 0,
         }
     }

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use trellis_proxy_config::limit::LimitHeaders;
+use trellis_proxy_config::limit::{LimitHeaders, Rule};
 use trellis_rate::{Decision, Mode, Reading};
 
 use super::Limits;
@@ -16,6 +16,9 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
+
+/// When to try again if this pod's part of a shared limit is too small for the request: it has asked for more by then.
+const NEXT_SHARE: Duration = Duration::from_secs(1);
 
 /// Headers of an answer to a request that the limits were asked about.
 pub(super) fn headers(limits: &Limits, decision: &Decision) -> HeaderMap {
@@ -39,10 +42,11 @@ pub(super) fn headers(limits: &Limits, decision: &Decision) -> HeaderMap {
             }
         }
         // Writing into a String does not fail.
-        let _ = write!(policies, "\"{name}\";q={}", quota.limit());
+        let (limit, window) = allowed(limits, reading);
+        let _ = write!(policies, "\"{name}\";q={limit}");
         let _ = write!(left, "\"{name}\";r={}", quota.remaining());
-        if !quota.window().is_zero() {
-            let _ = write!(policies, ";w={}", seconds(quota.window()));
+        if !window.is_zero() {
+            let _ = write!(policies, ";w={}", seconds(window));
             let _ = write!(left, ";t={}", seconds(quota.restored_after()));
         }
     }
@@ -51,7 +55,7 @@ pub(super) fn headers(limits: &Limits, decision: &Decision) -> HeaderMap {
     // This form has room for one: the one that has least left.
     if let Some(reading) = told(LimitHeaders::Draft03).min_by_key(|reading| reading.quota.remaining()) {
         let quota = reading.quota;
-        headers.insert(LIMIT, HeaderValue::from(quota.limit()));
+        headers.insert(LIMIT, HeaderValue::from(allowed(limits, reading).0));
         headers.insert(REMAINING, HeaderValue::from(quota.remaining()));
         headers.insert(RESET, HeaderValue::from(seconds(quota.restored_after())));
     }
@@ -65,7 +69,10 @@ pub(super) fn refusal(limits: &Limits, decision: &Decision) -> Failure {
     let (policy, name) = settings.map_or(("", ""), |settings| (&*settings.policy, &*settings.name));
     let detail = format!("limit {name:?} of the rate limit policy {policy:?} has no room for this request");
     let mut failure = Failure::new(Reason::RateLimited, detail);
-    failure.retry_after = decision.retry_after();
+    let is_shared = decision
+        .refusals()
+        .any(|reading| limits.is_shared(reading.member));
+    failure.retry_after = decision.retry_after().or(is_shared.then_some(NEXT_SHARE));
     failure.refusal = Some(Box::new(Refusal {
         status: settings
             .and_then(|settings| settings.status)
@@ -74,6 +81,22 @@ pub(super) fn refusal(limits: &Limits, decision: &Decision) -> Failure {
         headers: headers(limits, decision),
     }));
     failure
+}
+
+/// How much a rate allows, and for how long: over all pods, if they share it. What is left is this pod's.
+fn allowed(limits: &Limits, reading: &Reading) -> (u32, Duration) {
+    let rule = limits.settings(reading.member).map(|settings| &settings.rule);
+    match rule {
+        Some(Rule::Rates { rates, .. }) if limits.is_shared(reading.member) => {
+            rates.get(reading.rate).map_or_else(Default::default, |rate| {
+                (
+                    rate.burst.unwrap_or(rate.limit),
+                    Duration::from_millis(rate.window),
+                )
+            })
+        }
+        _ => (reading.quota.limit(), reading.quota.window()),
+    }
 }
 
 /// The name of a rate: that of its limit, with its place if it is not the first.

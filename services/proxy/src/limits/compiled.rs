@@ -9,15 +9,25 @@ use std::{
 };
 
 use smallvec::SmallVec;
+use tokio::sync::Notify;
 use trellis_expression::{Expression, request, request::HttpRequest, types::Type, value::Value};
 use trellis_proxy_config::{
     RateLimit,
-    limit::{Algorithm, Rule},
+    limit::{self, Algorithm, Rule},
     path,
 };
-use trellis_rate::{Charge, Decision, KeyMaker, Limit, LimitSet, Limiter, Mode, Moment, Rate};
+use trellis_quota_stream::{v1, wire};
+use trellis_rate::{
+    Charge, Decision, KeyMaker, Limit, LimitSet, Limiter, Mode, Moment, Rate, Reading, Share,
+    lease::{OnLoss, with_drift},
+};
 
-use crate::{body::Request, outbound::name_of, route::Methods};
+use crate::{
+    body::Request,
+    outbound::name_of,
+    quota::{Leases, Part},
+    route::Methods,
+};
 
 /// Callers whose counters are kept apart, per limit; beyond it they share one (see `trellis_rate`).
 const MOST_KEYS: usize = 100_000;
@@ -28,12 +38,41 @@ pub(crate) struct Limits {
     members: Vec<Member>,
     set: LimitSet,
     keys: KeyMaker,
+    /// Told when a part of a shared limit is to be asked for at once.
+    wake: Arc<Notify>,
+}
+
+/// What a request asks of each limit, by the limit's place.
+pub(super) struct Charges(SmallVec<[Option<Asked>; 4]>);
+
+/// What a request asks of a limit.
+struct Asked {
+    charge: Charge,
+    /// This pod's part of the counter, if the limit is shared.
+    part: Option<Arc<Part>>,
+}
+
+/// A limit that all pods of the service share.
+#[derive(Debug, Clone)]
+pub(crate) struct Leased {
+    settings: Arc<RateLimit>,
+    /// What is leased of it.
+    pub(crate) leases: Arc<Leases>,
+    /// Counts what is used.
+    pub(crate) limiter: Arc<Limiter>,
+    /// What amounts are parts of.
+    pub(crate) whole: NonZeroU32,
+    memory: Duration,
+    replicas: u32,
+    on_loss: OnLoss,
 }
 
 #[derive(Debug)]
 struct Member {
-    settings: RateLimit,
+    settings: Arc<RateLimit>,
     limit: Limit,
+    /// If all pods share it.
+    shared: Option<Shared>,
     counting: Arc<Counting>,
     counters: Vec<Expression>,
     when: Vec<Expression>,
@@ -41,10 +80,21 @@ struct Member {
     route: Option<Prefix>,
 }
 
+/// On what terms a limit is shared.
+#[derive(Debug)]
+struct Shared {
+    whole: NonZeroU32,
+    memory: Duration,
+    replicas: u32,
+    on_loss: OnLoss,
+}
+
 /// What outlives documents.
 #[derive(Debug)]
 struct Counting {
     limiter: Arc<Limiter>,
+    /// Empty while the limit is not shared.
+    leases: Arc<Leases>,
     tallies: Tallies,
 }
 
@@ -72,8 +122,9 @@ impl Limits {
         faults: &mut Vec<String>,
     ) -> Arc<Self> {
         let mut members = Vec::new();
+        let wake = previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.wake));
         for (i, settings) in settings.iter().enumerate() {
-            match Member::compile(settings, previous) {
+            match Member::compile(settings, previous, &wake) {
                 Ok(member) => members.push(member),
                 Err(found) => faults.extend(
                     found
@@ -91,22 +142,52 @@ impl Limits {
             (Arc::clone(&member.counting.limiter), mode)
         }));
         let keys = previous.map_or_else(|| KeyMaker::new(rand::random()), |previous| previous.keys);
-        Arc::new(Self { members, set, keys })
+        Arc::new(Self {
+            members,
+            set,
+            keys,
+            wake,
+        })
     }
 
     /// Lets counters that were carried over go by their new rates. To be called once the document is in use.
     pub(crate) fn settle(&self, now: Moment) {
         for member in &self.members {
             member.counting.limiter.update(&member.limit, now);
+            match &member.shared {
+                Some(shared) => member.counting.leases.change(shared.on_loss),
+                None => member.counting.leases.clear(),
+            }
         }
+    }
+
+    /// The limits that all pods share.
+    pub(crate) fn leased(&self) -> impl Iterator<Item = Leased> {
+        self.members.iter().filter_map(|member| {
+            let shared = member.shared.as_ref()?;
+            Some(Leased {
+                settings: Arc::clone(&member.settings),
+                leases: Arc::clone(&member.counting.leases),
+                limiter: Arc::clone(&member.counting.limiter),
+                whole: shared.whole,
+                memory: shared.memory,
+                replicas: shared.replicas,
+                on_loss: shared.on_loss,
+            })
+        })
+    }
+
+    /// What is told when a part of a shared limit is to be asked for at once.
+    pub(crate) fn wake(&self) -> Arc<Notify> {
+        Arc::clone(&self.wake)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
-    /// Decides on a request, over all limits that apply to it.
-    pub(super) fn decide(&self, request: &Request, client: IpAddr, now: Moment) -> Decision {
+    /// What a request asks of the limits.
+    pub(super) fn charges(&self, request: &Request, client: IpAddr) -> Charges {
         let raw = request.uri().path();
         // One that can be read in two ways is shown as it came.
         let path = path::canonical(raw).map_or(Cow::Borrowed(raw), Cow::Owned);
@@ -120,15 +201,43 @@ impl Limits {
             headers: request.headers(),
             source: client,
         };
-        self.set.decide(now, |position| {
-            let member = self.members.get(position)?;
-            member.charge(raw, &seen, &self.keys)
-        })
+        let members = self.members.iter();
+        Charges(
+            members
+                .map(|member| member.charge(raw, &seen, &self.keys))
+                .collect(),
+        )
+    }
+
+    /// Decides on a request, over all limits that apply to it.
+    pub(super) fn decide(&self, charges: &Charges, now: Moment) -> Decision {
+        let decision = self.set.decide(now, |place| {
+            let asked = charges.0.get(place)?.as_ref()?;
+            match &asked.part {
+                None => Some(asked.charge),
+                Some(part) => Some(asked.charge.within(part.share(now)?)),
+            }
+        });
+        for reading in decision.readings() {
+            if let Some(part) = charges.part(reading.member)
+                && runs_dry(reading)
+            {
+                self.members[reading.member].counting.leases.press(part);
+            }
+        }
+        decision
+    }
+
+    /// Whether all pods share a limit, by its place.
+    pub(super) fn is_shared(&self, member: usize) -> bool {
+        self.members
+            .get(member)
+            .is_some_and(|member| member.shared.is_some())
     }
 
     /// The settings of a limit, by its place.
     pub(super) fn settings(&self, member: usize) -> Option<&RateLimit> {
-        self.members.get(member).map(|member| &member.settings)
+        self.members.get(member).map(|member| &*member.settings)
     }
 
     /// What happened by a limit, by its place.
@@ -141,15 +250,19 @@ impl Limits {
         self.members.iter().map(|member| {
             let occupancy = member.counting.limiter.occupancy();
             let Counting { tallies, .. } = &*member.counting;
-            (&member.settings, tallies, occupancy.keys, occupancy.evicted)
+            (&*member.settings, tallies, occupancy.keys, occupancy.evicted)
         })
     }
 }
 
 impl Member {
-    fn compile(settings: &RateLimit, previous: Option<&Limits>) -> Result<Self, Vec<(String, String)>> {
+    fn compile(
+        settings: &RateLimit,
+        previous: Option<&Limits>,
+        wake: &Arc<Notify>,
+    ) -> Result<Self, Vec<(String, String)>> {
         let mut faults = Vec::new();
-        let limit = limit(&settings.rule, &mut faults);
+        let limit = limit(&settings.rule, settings.lease.is_some(), &mut faults);
         let environment = request::environment();
         let mut compile = |field: String, source: &str, types: &[Type]| {
             let compiled = Expression::compile(source, &environment, types);
@@ -193,13 +306,21 @@ impl Member {
                 };
                 Arc::new(Counting {
                     limiter: Arc::new(limiter),
+                    leases: Arc::new(Leases::new(wake)),
                     tallies: Tallies::default(),
                 })
             },
             |same| Arc::clone(&same.counting),
         );
+        let shared = settings.lease.as_ref().map(|lease| Shared {
+            whole: limit.whole(),
+            memory: limit.memory(),
+            replicas: lease.replicas,
+            on_loss: on_loss(lease.on_loss),
+        });
         Ok(Self {
-            settings: settings.clone(),
+            settings: Arc::new(settings.clone()),
+            shared,
             limit,
             counting,
             counters,
@@ -210,7 +331,7 @@ impl Member {
     }
 
     /// What a request asks of this limit; None if it does not apply.
-    fn charge(&self, path: &str, seen: &HttpRequest<'_>, keys: &KeyMaker) -> Option<Charge> {
+    fn charge(&self, path: &str, seen: &HttpRequest<'_>, keys: &KeyMaker) -> Option<Asked> {
         let on_route = self.route.as_ref().is_none_or(|route| route.takes(path, seen));
         if !on_route
             || !self
@@ -221,8 +342,8 @@ impl Member {
             return None;
         }
         let mut charge = Charge::ONE;
+        let mut values: SmallVec<[Cow<'_, str>; 4]> = SmallVec::new();
         if !self.counters.is_empty() {
-            let mut values: SmallVec<[Cow<'_, str>; 4]> = SmallVec::new();
             for counter in &self.counters {
                 values.push(counter.key(seen).ok()?);
             }
@@ -237,7 +358,71 @@ impl Member {
             };
             charge = charge.costing(cost);
         }
-        Some(charge)
+        let part = match &self.shared {
+            None => None,
+            Some(shared) => {
+                let values = || values.iter().map(|value| value.as_bytes());
+                let part = self.counting.leases.part(charge.key, values, shared.on_loss);
+                match (&part, shared.on_loss) {
+                    (Some(_), _) => {}
+                    // As if the authority were lost.
+                    (None, OnLoss::Open) => return None,
+                    (None, OnLoss::Share | OnLoss::Closed) => {
+                        charge = charge.within(Share::new(0, NonZeroU32::MIN));
+                    }
+                }
+                part
+            }
+        };
+        Some(Asked { charge, part })
+    }
+}
+
+impl Charges {
+    /// This pod's part of a limit's counter, by the limit's place.
+    fn part(&self, member: usize) -> Option<&Arc<Part>> {
+        self.0.get(member)?.as_ref()?.part.as_ref()
+    }
+
+    /// The parts that are so new that a request waits for them.
+    pub(super) fn new_parts(&self) -> SmallVec<[Arc<Part>; 1]> {
+        let parts = self.0.iter().flatten().filter_map(|asked| asked.part.as_ref());
+        parts.filter(|part| part.is_new()).cloned().collect()
+    }
+}
+
+impl Leased {
+    /// Whether it is the same limit, with the same counters.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.leases, &other.leases)
+    }
+
+    /// Whether the authority would have to know.
+    pub(crate) fn terms_differ(&self, other: &Self) -> bool {
+        let terms = |leased: &Self| (leased.whole, leased.memory, leased.replicas, leased.on_loss);
+        terms(self) != terms(other)
+    }
+
+    /// What the document says of it.
+    pub(crate) fn settings(&self) -> &RateLimit {
+        &self.settings
+    }
+
+    /// For the authority.
+    pub(crate) fn message(&self, number: u32, version: u64) -> v1::Limit {
+        let route = self.settings.route.as_ref();
+        v1::Limit {
+            policy: self.settings.policy.clone(),
+            name: self.settings.name.clone(),
+            route: route.map(|route| route.name.clone()).unwrap_or_default(),
+            counters: self.settings.counters.clone(),
+            number,
+            version,
+            whole: self.whole.get(),
+            window: u64::try_from(self.memory.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX),
+            replicas: self.replicas,
+            on_loss: wire::on_loss(self.on_loss).into(),
+        }
     }
 }
 
@@ -259,6 +444,19 @@ impl Prefix {
     }
 }
 
+/// Whether a part is used up, or nearly.
+fn runs_dry(reading: &Reading) -> bool {
+    !reading.quota.admits() || reading.quota.remaining() <= reading.quota.limit() / 8
+}
+
+const fn on_loss(on_loss: limit::OnLoss) -> OnLoss {
+    match on_loss {
+        limit::OnLoss::Share => OnLoss::Share,
+        limit::OnLoss::Open => OnLoss::Open,
+        limit::OnLoss::Closed => OnLoss::Closed,
+    }
+}
+
 /// Whether two documents mean the same counters.
 fn same_counters(one: &RateLimit, other: &RateLimit) -> bool {
     let route = |limit: &RateLimit| limit.route.as_ref().map(|route| route.name.clone());
@@ -268,7 +466,8 @@ fn same_counters(one: &RateLimit, other: &RateLimit) -> bool {
         && one.counters == other.counters
 }
 
-fn limit(rule: &Rule, faults: &mut Vec<(String, String)>) -> Option<Limit> {
+/// A window that is shared is a little longer here: it has to be long enough by every pod's clock.
+fn limit(rule: &Rule, is_shared: bool, faults: &mut Vec<(String, String)>) -> Option<Limit> {
     let (algorithm, rates) = match rule {
         Rule::Concurrency(most) => {
             let most = NonZeroU32::new(*most);
@@ -284,9 +483,13 @@ fn limit(rule: &Rule, faults: &mut Vec<(String, String)>) -> Option<Limit> {
         Algorithm::SlidingWindow => trellis_rate::Algorithm::SlidingWindow,
         Algorithm::FixedWindow => trellis_rate::Algorithm::FixedWindow,
     };
+    let window = |millis| {
+        let window = Duration::from_millis(millis);
+        if is_shared { with_drift(window) } else { window }
+    };
     let rates = rates.iter().map(|rate| Rate {
         limit: NonZeroU32::new(rate.limit).unwrap_or(NonZeroU32::MIN),
-        window: Duration::from_millis(rate.window),
+        window: window(rate.window),
         burst: rate.burst.and_then(NonZeroU32::new),
     });
     Limit::by_rates(algorithm, rates.collect())

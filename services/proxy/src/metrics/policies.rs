@@ -159,6 +159,17 @@ fn encode_limits(
         }
     }
     let mut metric = encoder.encode_descriptor(
+        "rate_limit_leased_keys",
+        "Counters that are shared with other pods, of which this one has asked for its part",
+        None,
+        MetricType::Gauge,
+    )?;
+    for leased in limits.iter().flat_map(|limits| limits.leased()) {
+        let labels = LimitLabels::of(leased.settings());
+        let keys = i64::try_from(leased.leases.len()).unwrap_or(i64::MAX);
+        metric.encode_family(&labels)?.encode_gauge(&keys)?;
+    }
+    let mut metric = encoder.encode_descriptor(
         "rate_limit_keys",
         "Counters that are kept apart",
         None,

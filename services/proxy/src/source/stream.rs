@@ -52,14 +52,21 @@ enum Error {
     Address(String, #[source] transport::Error),
     #[error("failed to connect to {0}")]
     Connect(String, #[source] transport::Error),
-    #[error("failed to read the token {path}")]
-    Token { path: PathBuf, source: std::io::Error },
-    #[error("failed to use the content of {0} as a token")]
-    TokenContent(PathBuf),
+    #[error(transparent)]
+    Token(#[from] TokenError),
     #[error("failed to hold the stream")]
     Stream(#[from] Box<Status>),
     #[error("the operator ended the stream")]
     Ended,
+}
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TokenError {
+    #[error("failed to read the token {path}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("failed to use the content of {0} as a token")]
+    Content(PathBuf),
 }
 
 /// Holds a stream to the operator that the document in use names, for ever.
@@ -229,16 +236,17 @@ fn message(message: subscribe_request::Message) -> SubscribeRequest {
     }
 }
 
-async fn authorization(path: &Path) -> Result<MetadataValue<Ascii>, Error> {
+/// The proof of who this proxy is, from the file that the kubelet keeps fresh.
+pub(crate) async fn authorization(path: &Path) -> Result<MetadataValue<Ascii>, TokenError> {
     let token = tokio::fs::read_to_string(path)
         .await
-        .map_err(|source| Error::Token {
+        .map_err(|source| TokenError::Read {
             path: path.to_owned(),
             source,
         })?;
     format!("Bearer {}", token.trim())
         .parse()
-        .map_err(|_| Error::TokenContent(path.to_owned()))
+        .map_err(|_| TokenError::Content(path.to_owned()))
 }
 
 /// Between half and the whole.

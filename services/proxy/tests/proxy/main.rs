@@ -17,5 +17,6 @@ mod messages;
 mod outbound;
 mod policies;
 mod rate_limits;
+mod shared_limits;
 mod streaming;
 mod telemetry;

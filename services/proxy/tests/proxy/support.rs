@@ -1,5 +1,6 @@
 //! What the tests are made of.
 
+pub mod authority;
 pub mod backend;
 pub mod client;
 pub mod document;

@@ -56,6 +56,7 @@ impl Setup {
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(folder.join("state")).unwrap();
         fs::write(folder.join("token"), "a-token\n").unwrap();
+        fs::write(folder.join("quota-token"), "a-quota-token\n").unwrap();
         Self {
             folder: Arc::new(Folder(folder)),
             env: Vec::new(),
@@ -94,6 +95,8 @@ impl Setup {
             .args(["--config".as_ref(), self.folder.join("proxy.json").as_os_str()])
             .args(["--state-dir".as_ref(), self.folder.join("state").as_os_str()])
             .args(["--token-file".as_ref(), self.folder.join("token").as_os_str()])
+            .arg("--quota-token-file")
+            .arg(self.folder.join("quota-token"))
             .args(["--health-port", &health.to_string()])
             .args(["--admin-port", &admin.to_string()])
             .args(["--outbound-port", &outbound.to_string()])

@@ -1,0 +1,26 @@
+//! Limits over all pods of the service: this pod's parts of them, leased from the quota authority.
+//!
+//! ```text
+//! request -> its part of the limit (leases) -> decided here, by that part, as any other limit
+//!                  |
+//!                  asks: new, used up, ends soon, recalled --stream--> quota authority --> grants
+//! ```
+//!
+//! No request waits for the authority, but for the first of a counter that this pod has not seen, once and for
+//! [`FIRST_ANSWER`] at most. What is leased follows what is used: a counter that runs dry asks for more at once, one that is at
+//! rest is given back.
+//!
+//! Guarantees and the protocol's core: [`trellis_rate::lease`].
+
+mod leases;
+mod stream;
+
+use std::time::Duration;
+
+pub(crate) use self::{
+    leases::{Leases, Part},
+    stream::follow,
+};
+
+/// How long the first request of a counter waits.
+pub(crate) const FIRST_ANSWER: Duration = Duration::from_millis(100);

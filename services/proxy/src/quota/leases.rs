@@ -1,0 +1,391 @@
+//! The parts of one limit that this pod has leased, by counter.
+
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    sync::{Arc, OnceLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use tokio::{sync::Notify, time};
+use trellis_quota_stream::wire::{self, KeyDigest};
+use trellis_rate::{
+    Key, Limiter, Moment, Share,
+    lease::{Client, Epoch, Grant, Incarnation, OnLoss, Pod, Request},
+};
+
+use super::FIRST_ANSWER;
+
+/// Counters of a limit that are leased at once; requests of further ones are treated as if the authority were lost.
+const MOST_PARTS: usize = 100_000;
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Time between asks for a counter that is used.
+const FRESHEN: Duration = Duration::from_secs(1);
+/// Time between asks for one that is not.
+const RENEW: Duration = Duration::from_secs(10);
+/// A counter at rest for so long is given back.
+const REST: Duration = Duration::from_secs(10);
+/// Time until a counter that got less than it wants asks again, at first and at most.
+const INSIST: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// The parts of one limit.
+#[derive(Debug)]
+pub(crate) struct Leases {
+    parts: RwLock<Parts>,
+    /// Those that are to ask at once.
+    urgent: Mutex<Vec<Arc<Part>>>,
+    wake: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct Parts {
+    by_key: HashMap<Option<Key>, Arc<Part>>,
+    by_digest: HashMap<Option<KeyDigest>, Arc<Part>>,
+}
+
+/// What is leased of one counter.
+#[derive(Debug)]
+pub(crate) struct Part {
+    key: Option<(Key, KeyDigest)>,
+    made: time::Instant,
+    answered: Notify,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    client: Client,
+    is_answered: bool,
+    /// It had less than was wanted, since the last ask.
+    is_pressed: bool,
+    is_urgent: bool,
+    /// Asks in a row that were given less than they asked for.
+    unmet: u32,
+    asked_for: u32,
+    used_at: Moment,
+    asked_at: Moment,
+    next_at: Moment,
+}
+
+/// A part that is asked about, and what is said.
+pub(crate) type Ask = (Option<KeyDigest>, Request);
+
+/// What a grant asks for in turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// Nothing.
+    Rest,
+    /// To say that less is held now, so that others can have the rest.
+    AskAgain,
+}
+
+/// The process, as leases know it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Process {
+    pub(crate) incarnation: Incarnation,
+    /// By the clock of leases.
+    pub(crate) began: Moment,
+}
+
+/// This process. It is itself that a grant is for; the authority knows the pod by its token.
+pub(crate) const SELF: Pod = Pod(0);
+
+/// This process.
+pub(crate) fn process() -> Process {
+    static PROCESS: OnceLock<Process> = OnceLock::new();
+    *PROCESS.get_or_init(|| {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Process {
+            incarnation: Incarnation(u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)),
+            began: trellis_quota_stream::clock::now(),
+        }
+    })
+}
+
+impl Leases {
+    /// Nothing is leased. `wake` is told when something is to be asked at once.
+    pub(crate) fn new(wake: &Arc<Notify>) -> Self {
+        Self {
+            parts: RwLock::default(),
+            urgent: Mutex::default(),
+            wake: Arc::clone(wake),
+        }
+    }
+
+    /// The part of a counter; None if there are too many. `values` are asked for if it is a new one.
+    pub(crate) fn part<'a, V>(
+        &self,
+        key: Option<Key>,
+        values: impl FnOnce() -> V,
+        on_loss: OnLoss,
+    ) -> Option<Arc<Part>>
+    where
+        V: Iterator<Item = &'a [u8]>,
+    {
+        if let Some(part) = self.parts.read().by_key.get(&key) {
+            return Some(Arc::clone(part));
+        }
+        let part = {
+            let mut parts = self.parts.write();
+            if let Some(part) = parts.by_key.get(&key) {
+                return Some(Arc::clone(part));
+            }
+            if parts.by_key.len() >= MOST_PARTS {
+                return None;
+            }
+            let key = key.map(|key| (key, wire::key(values())));
+            let part = Arc::new(Part::new(key, on_loss));
+            parts.by_key.insert(part.key(), Arc::clone(&part));
+            parts.by_digest.insert(part.digest(), Arc::clone(&part));
+            part
+        };
+        self.hurry(&part);
+        Some(part)
+    }
+
+    /// Tells a part that it had less than was wanted.
+    pub(crate) fn press(&self, part: &Arc<Part>) {
+        part.state().is_pressed = true;
+        self.hurry(part);
+    }
+
+    /// Lets a part ask at once.
+    pub(super) fn hurry(&self, part: &Arc<Part>) {
+        if std::mem::replace(&mut part.state().is_urgent, true) {
+            return;
+        }
+        self.urgent.lock().push(Arc::clone(part));
+        self.wake.notify_one();
+    }
+
+    /// The part of a counter, by its digest.
+    pub(super) fn find(&self, key: Option<KeyDigest>) -> Option<Arc<Part>> {
+        self.parts.read().by_digest.get(&key).cloned()
+    }
+
+    /// How many counters are leased.
+    pub(crate) fn len(&self) -> usize {
+        self.parts.read().by_key.len()
+    }
+
+    /// What every part is doing without an authority, from now on.
+    pub(crate) fn change(&self, on_loss: OnLoss) {
+        for part in self.parts.read().by_key.values() {
+            part.state().client.change(on_loss);
+        }
+    }
+
+    /// Nothing is leased any more.
+    pub(crate) fn clear(&self) {
+        *self.parts.write() = Parts::default();
+        self.urgent.lock().clear();
+    }
+
+    /// Takes no grant of an earlier epoch from now on.
+    pub(super) fn see(&self, epoch: Epoch) {
+        for part in self.parts.read().by_key.values() {
+            part.state().client.see(epoch);
+        }
+    }
+
+    /// An ask for every part.
+    pub(super) fn all(&self, terms: &Asking<'_>) -> Vec<Ask> {
+        let parts = self.parts.read();
+        parts.by_key.values().map(|part| part.ask(terms)).collect()
+    }
+
+    /// Asks that cannot wait.
+    pub(super) fn urgent(&self, terms: &Asking<'_>) -> Vec<Ask> {
+        let mut urgent = std::mem::take(&mut *self.urgent.lock());
+        let mut later = Vec::new();
+        let mut asks = Vec::new();
+        for part in urgent.drain(..) {
+            let may = part.state().may_ask(terms.now);
+            if may {
+                asks.push(part.ask(terms));
+            } else {
+                later.push(part);
+            }
+        }
+        // The next look takes them up; who waits for an answer is not urgent.
+        self.urgent.lock().extend(later);
+        asks
+    }
+
+    /// Asks that are due. Forgets what is at rest and was given back.
+    pub(super) fn due(&self, terms: &Asking<'_>) -> Vec<Ask> {
+        let mut done = Vec::new();
+        let mut asks = Vec::new();
+        for (key, part) in &self.parts.read().by_key {
+            if part.is_over(terms) {
+                done.push(*key);
+            } else if part.state().is_due(terms.now) {
+                asks.push(part.ask(terms));
+            }
+        }
+        if !done.is_empty() {
+            let mut parts = self.parts.write();
+            for key in done {
+                // Not if a request came meanwhile.
+                let Some(part) = parts.by_key.get(&key).filter(|part| part.is_over(terms)) else {
+                    continue;
+                };
+                let digest = part.digest();
+                parts.by_key.remove(&key);
+                parts.by_digest.remove(&digest);
+            }
+        }
+        asks
+    }
+}
+
+/// What asks are made of, besides the part.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asking<'a> {
+    /// Counts what is used.
+    pub(crate) limiter: &'a Limiter,
+    /// What amounts are parts of.
+    pub(crate) whole: NonZeroU32,
+    /// The epoch that the process was welcomed to.
+    pub(crate) epoch: Epoch,
+    pub(crate) now: Moment,
+}
+
+impl Part {
+    fn new(key: Option<(Key, KeyDigest)>, on_loss: OnLoss) -> Self {
+        let Process { incarnation, began } = process();
+        Self {
+            key,
+            made: time::Instant::now(),
+            answered: Notify::new(),
+            state: Mutex::new(State {
+                client: Client::new(SELF, incarnation, on_loss, began),
+                is_answered: false,
+                is_pressed: false,
+                is_urgent: false,
+                unmet: 0,
+                asked_for: 0,
+                used_at: trellis_quota_stream::clock::now(),
+                asked_at: Moment::ORIGIN,
+                next_at: Moment::ORIGIN,
+            }),
+        }
+    }
+
+    fn key(&self) -> Option<Key> {
+        self.key.map(|(key, _)| key)
+    }
+
+    fn digest(&self) -> Option<KeyDigest> {
+        self.key.map(|(_, digest)| digest)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// What may be used now; None if the limit does not hold.
+    pub(crate) fn share(&self, now: Moment) -> Option<Share> {
+        let mut state = self.state();
+        state.used_at = now;
+        state.client.share(now)
+    }
+
+    /// Whether a request should wait for the first answer.
+    pub(crate) fn is_new(&self) -> bool {
+        !self.state().is_answered && self.made.elapsed() < FIRST_ANSWER
+    }
+
+    /// Waits for the first answer, but not for long.
+    pub(crate) async fn first_answer(&self) {
+        let mut notified = std::pin::pin!(self.answered.notified());
+        notified.as_mut().enable();
+        if self.is_new() {
+            // Both outcomes are fine.
+            let _ = time::timeout_at(self.made + FIRST_ANSWER, notified).await;
+        }
+    }
+
+    fn ask(&self, terms: &Asking<'_>) -> Ask {
+        let Asking {
+            limiter, whole, now, ..
+        } = *terms;
+        let usage = limiter.usage(self.key(), whole, now);
+        let mut state = self.state();
+        let held = state.client.share(now).map_or(0, |share| share.of(whole.get()));
+        let about = usage.about;
+        let demand = if now > state.used_at.after(REST) {
+            0
+        } else if state.is_pressed {
+            about.max(held).saturating_mul(3) / 2 + 1
+        } else {
+            about + about / 16 + 1
+        };
+        let demand = demand.min(whole.get());
+        state.client.see(terms.epoch);
+        state.is_pressed = false;
+        state.is_urgent = false;
+        state.asked_at = now;
+        state.asked_for = demand;
+        let request = state.client.request(usage.most, demand, whole, now);
+        (self.digest(), request)
+    }
+
+    /// Takes a grant.
+    pub(super) fn receive(&self, grant: &Grant, now: Moment) -> Then {
+        let mut state = self.state();
+        let before = state.client.share(now).map_or(0, |share| share.of(u32::MAX));
+        if !state.client.receive(grant, now) {
+            return Then::Rest;
+        }
+        let after = state.client.share(now).map_or(0, |share| share.of(u32::MAX));
+        state.unmet = if grant.amount < state.asked_for {
+            state.unmet + 1
+        } else {
+            0
+        };
+        let (first, longest) = INSIST;
+        let pause = first.saturating_mul(1 << state.unmet.min(10)).min(longest);
+        state.next_at = if state.unmet > 0 { now.after(pause) } else { now };
+        if !std::mem::replace(&mut state.is_answered, true) {
+            self.answered.notify_waiters();
+        }
+        if after < before {
+            Then::AskAgain
+        } else {
+            Then::Rest
+        }
+    }
+
+    /// Whether nothing is held, nothing that was used still counts, and nobody has asked for it for a while.
+    fn is_over(&self, terms: &Asking<'_>) -> bool {
+        let now = terms.now;
+        let state = self.state();
+        let at_rest = now > state.used_at.after(REST) && now > state.asked_at.after(PATIENCE);
+        let holds = state
+            .client
+            .leased_until(now)
+            .is_some_and(|_| state.client.share(now).is_none_or(|share| share.of(u32::MAX) > 0));
+        at_rest && !holds && terms.limiter.usage(self.key(), terms.whole, now).most == 0
+    }
+}
+
+impl State {
+    /// Whether an ask would not be one too many.
+    fn may_ask(&self, now: Moment) -> bool {
+        let waits = self
+            .client
+            .waits_since()
+            .is_some_and(|since| now < since.after(PATIENCE));
+        !waits && now >= self.next_at
+    }
+
+    fn is_due(&self, now: Moment) -> bool {
+        let used = self.used_at > self.asked_at;
+        let pause = if used { FRESHEN } else { RENEW };
+        let unanswered = self.client.waits_since().is_some() || !self.is_answered;
+        self.may_ask(now) && (unanswered || self.is_pressed || now > self.asked_at.after(pause))
+    }
+}

@@ -1,0 +1,373 @@
+//! The stream to the quota authority.
+//!
+//! The proxy never needs it to serve. While it is away, parts go on until their leases end, and then as each limit says; the
+//! proxy tries again, ever less often and never in step with others.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rand::RngExt as _;
+use tokio::{sync::mpsc, time};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Request, Status, Streaming,
+    transport::{self, Endpoint},
+};
+use trellis_quota_stream::{
+    AUTHORIZATION, LEADER, clock,
+    v1::{
+        Answers, Batch, Hello, LeaseRequest, LeaseResponse, lease_request, lease_response::Message,
+        quota_authority_client::QuotaAuthorityClient,
+    },
+    wire,
+};
+use trellis_rate::lease::Epoch;
+
+use super::leases::{Ask, Asking, SELF, Then, process};
+use crate::{
+    configuration::Configuration,
+    limits::Leased,
+    source::stream::{TokenError, authorization},
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// An authority that vanished without a word is noticed within 8 s.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+/// A stream that lived this long was a good one: the next pause is short again.
+const GOOD: Duration = Duration::from_secs(1);
+/// Time between looks for asks that could not be sent when they became urgent.
+const URGENT: Duration = Duration::from_millis(50);
+/// Time between looks at all counters.
+const LOOK: Duration = Duration::from_millis(500);
+/// Asks of one message.
+const BATCH: usize = 1000;
+/// Largest message.
+const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+
+/// Why there is no stream.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("failed to use {0:?} as the address of the quota authority")]
+    Address(String, #[source] transport::Error),
+    #[error("failed to connect to {0}")]
+    Connect(String, #[source] transport::Error),
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("failed to hold the stream")]
+    Stream(#[from] Box<Status>),
+    #[error("the replica does not grant; {0} does")]
+    Elsewhere(String),
+    #[error("the authority did not say welcome")]
+    NoWelcome,
+    #[error("the authority ended the stream")]
+    Ended,
+    #[error("no limit is shared any more, or by another authority")]
+    Moved,
+}
+
+/// Holds a stream to the authority that the document in use names, for ever, while a limit is shared.
+pub(crate) async fn follow(token: PathBuf, pod: String, configuration: Arc<Configuration>) {
+    process();
+    let mut versions = configuration.versions();
+    let mut pause = FIRST_PAUSE;
+    let mut leader: Option<String> = None;
+    let mut first = true;
+    loop {
+        let Some(address) = address(&configuration) else {
+            // The sender lives as long as the configuration.
+            let _ = versions.changed().await;
+            continue;
+        };
+        let began = Instant::now();
+        let to = leader.take().unwrap_or_else(|| address.clone());
+        let error = match hold(&address, &to, &token, &pod, &configuration).await {
+            Ok(()) => Error::Ended,
+            Err(error) => error,
+        };
+        if let Error::Elsewhere(other) = &error {
+            tracing::debug!(address = to, leader = other, "another replica grants");
+            leader = Some(other.clone());
+            // Two that send us to each other are not asked on and on.
+            time::sleep(jittered(FIRST_PAUSE)).await;
+            continue;
+        }
+        let is_good = began.elapsed() >= GOOD;
+        // Going away is news; staying away is not.
+        report(&to, &error, std::mem::take(&mut first) || is_good);
+        pause = if is_good {
+            FIRST_PAUSE
+        } else {
+            (pause * 2).min(LONGEST_PAUSE)
+        };
+        time::sleep(jittered(pause)).await;
+    }
+}
+
+fn report(address: &str, error: &(dyn std::error::Error + 'static), is_news: bool) {
+    if is_news {
+        tracing::warn!(address, error, "the quota stream is away");
+    } else {
+        tracing::debug!(address, error, "the quota stream is still away");
+    }
+}
+
+/// Where to lease from; None if nothing is leased.
+fn address(configuration: &Configuration) -> Option<String> {
+    let snapshot = configuration.snapshot.load();
+    let snapshot = snapshot.as_ref()?;
+    snapshot.limits.leased().next()?;
+    Some(snapshot.document.config.quota.as_ref()?.address.clone())
+}
+
+async fn hold(
+    wanted: &str,
+    address: &str,
+    token: &Path,
+    pod: &str,
+    configuration: &Configuration,
+) -> Result<(), Error> {
+    // Read each time: the kubelet renews it.
+    let authorization = authorization(token).await?;
+    let channel = Endpoint::from_shared(address.to_owned())
+        .map_err(|source| Error::Address(address.to_owned(), source))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect()
+        .await
+        .map_err(|source| Error::Connect(address.to_owned(), source))?;
+    let (requests, receiver) = mpsc::channel(64);
+    // The channel has room.
+    let _ = requests
+        .send(message(lease_request::Message::Hello(hello(pod, configuration))))
+        .await;
+    let mut request = Request::new(ReceiverStream::new(receiver));
+    request.metadata_mut().insert(AUTHORIZATION, authorization);
+    let mut client = QuotaAuthorityClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    let mut responses = client.lease(request).await.map_err(elsewhere)?.into_inner();
+    let welcome = responses
+        .message()
+        .await
+        .map_err(|status| Error::from(Box::new(status)))?;
+    let Some(LeaseResponse {
+        message: Some(Message::Welcome(welcome)),
+    }) = welcome
+    else {
+        return Err(Error::NoWelcome);
+    };
+    tracing::info!(address, epoch = welcome.epoch, "the quota stream is up");
+    let session = Session {
+        wanted,
+        address,
+        epoch: Epoch(welcome.epoch),
+        requests,
+        configuration,
+        told: Vec::new(),
+    };
+    session.run(&mut responses).await
+}
+
+fn elsewhere(status: Status) -> Error {
+    let leader = status
+        .metadata()
+        .get(LEADER)
+        .and_then(|leader| leader.to_str().ok());
+    match leader {
+        Some(leader) => Error::Elsewhere(leader.to_owned()),
+        None => Error::Stream(Box::new(status)),
+    }
+}
+
+/// A stream that was welcomed.
+struct Session<'a> {
+    /// What the document names.
+    wanted: &'a str,
+    address: &'a str,
+    epoch: Epoch,
+    requests: mpsc::Sender<LeaseRequest>,
+    configuration: &'a Configuration,
+    /// The limits that the authority was told of, by their numbers.
+    told: Vec<Leased>,
+}
+
+impl Session<'_> {
+    async fn run(mut self, responses: &mut Streaming<LeaseResponse>) -> Result<(), Error> {
+        let mut versions = self.configuration.versions();
+        let mut urgent = time::interval(URGENT);
+        let mut look = time::interval(LOOK);
+        for interval in [&mut urgent, &mut look] {
+            interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        }
+        for leased in self.leased() {
+            leased.leases.see(self.epoch);
+        }
+        self.tell(|leased, asking| leased.leases.all(asking), true)
+            .await?;
+        let wake = self
+            .configuration
+            .snapshot
+            .load()
+            .as_ref()
+            .map(|snapshot| snapshot.limits.wake())
+            .ok_or(Error::Moved)?;
+        loop {
+            tokio::select! {
+                response = responses.message() => {
+                    let response = response.map_err(Box::new)?.ok_or(Error::Ended)?;
+                    if let Some(Message::Answers(answers)) = response.message {
+                        self.take_in(&answers);
+                    }
+                }
+                () = wake.notified() => {
+                    self.tell(|leased, asking| leased.leases.urgent(asking), false).await?;
+                }
+                _ = urgent.tick() => {
+                    self.tell(|leased, asking| leased.leases.urgent(asking), false).await?;
+                }
+                _ = look.tick() => {
+                    self.tell(|leased, asking| leased.leases.due(asking), false).await?;
+                }
+                _ = versions.changed() => {
+                    if address(self.configuration).as_deref() != Some(self.wanted) {
+                        return Err(Error::Moved);
+                    }
+                }
+            }
+        }
+    }
+
+    fn leased(&self) -> Vec<Leased> {
+        let snapshot = self.configuration.snapshot.load();
+        snapshot
+            .as_ref()
+            .map(|snapshot| snapshot.limits.leased().collect())
+            .unwrap_or_default()
+    }
+
+    /// Sends asks of all limits, and first what the authority does not know of these.
+    async fn tell(
+        &mut self,
+        asks: impl Fn(&Leased, &Asking<'_>) -> Vec<Ask>,
+        complete: bool,
+    ) -> Result<(), Error> {
+        let version = self.configuration.in_use().version;
+        let mut batch = Batch::default();
+        for leased in self.leased() {
+            let asking = Asking {
+                limiter: &leased.limiter,
+                whole: leased.whole,
+                epoch: self.epoch,
+                now: clock::now(),
+            };
+            let asks = asks(&leased, &asking);
+            if asks.is_empty() {
+                continue;
+            }
+            let (number, is_new) = self.number(&leased);
+            if is_new {
+                batch.limits.push(leased.message(number, version));
+            }
+            for (key, request) in asks {
+                batch.asks.push(wire::ask(number, key, &request));
+                if batch.asks.len() >= BATCH {
+                    self.send(std::mem::take(&mut batch)).await?;
+                }
+            }
+        }
+        batch.complete = complete;
+        if complete || !batch.asks.is_empty() {
+            self.send(batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&self, mut batch: Batch) -> Result<(), Error> {
+        let age = clock::now().since(process().began);
+        batch.age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let sent = self
+            .requests
+            .send(message(lease_request::Message::Batch(batch)))
+            .await;
+        sent.map_err(|_| Error::Ended)
+    }
+
+    /// The number of a limit, and whether the authority has to be told of it, or of its new terms.
+    fn number(&mut self, leased: &Leased) -> (u32, bool) {
+        let known = self.told.iter_mut().position(|told| told.is_same(leased));
+        let (place, is_new) = match known {
+            Some(place) => {
+                let is_new = self.told[place].terms_differ(leased);
+                if is_new {
+                    self.told[place] = leased.clone();
+                }
+                (place, is_new)
+            }
+            None => {
+                self.told.push(leased.clone());
+                (self.told.len() - 1, true)
+            }
+        };
+        (u32::try_from(place).unwrap_or(u32::MAX), is_new)
+    }
+
+    fn take_in(&self, answers: &Answers) {
+        let now = clock::now();
+        let find = |limit: u32, key: &[u8]| {
+            let leased = self.told.get(usize::try_from(limit).ok()?)?;
+            let part = leased.leases.find(wire::key_of(key).ok()?)?;
+            Some((leased, part))
+        };
+        for message in &answers.grants {
+            let grant = wire::granted(message, SELF, process().incarnation, self.epoch);
+            let (Ok(grant), Some((leased, part))) = (grant, find(message.limit, &message.key)) else {
+                tracing::debug!(address = self.address, "a grant of nothing that was asked for");
+                continue;
+            };
+            if part.receive(&grant, now) == Then::AskAgain {
+                leased.leases.hurry(&part);
+            }
+        }
+        for recall in &answers.recalls {
+            if let Some((leased, part)) = find(recall.limit, &recall.key) {
+                leased.leases.hurry(&part);
+            }
+        }
+    }
+}
+
+fn hello(pod: &str, configuration: &Configuration) -> Hello {
+    let snapshot = configuration.snapshot.load();
+    let identity = snapshot
+        .as_ref()
+        .map(|snapshot| &snapshot.document.config.identity);
+    Hello {
+        namespace: identity
+            .map(|identity| identity.namespace.clone())
+            .unwrap_or_default(),
+        microservice: identity
+            .map(|identity| identity.microservice.clone())
+            .unwrap_or_default(),
+        pod: pod.to_owned(),
+        proxy_version: env!("CARGO_PKG_VERSION").to_owned(),
+        incarnation: process().incarnation.0,
+    }
+}
+
+const fn message(message: lease_request::Message) -> LeaseRequest {
+    LeaseRequest {
+        message: Some(message),
+    }
+}
+
+/// Between half and the whole.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(0.5..=1.0))
+}

@@ -1,0 +1,258 @@
+//! One limit over all pods of a service, judged by when requests came to the app.
+//!
+//! `TRELLIS_QUOTA_WINDOW=60` runs it with a window of 60 s instead of 6: a quarter of an hour.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    env,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::{Cluster, cluster::own_operator, eventually, image, wait::until_ready, with_namespace};
+use http::{Request, StatusCode};
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
+use kube::{
+    Api, Client, Config, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    client::Body,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::json;
+use tokio::{task::JoinSet, time};
+use trellis_api::{
+    Microservice, RateLimitPolicy,
+    condition::{PolicyConditionType, status},
+};
+
+const SOON: Duration = Duration::from_secs(60);
+const NAME: &str = "shared";
+const SYSTEM: &str = "trellis-system";
+const QUOTA: &str = "trellis-quota";
+const LIMIT: u64 = 100;
+const RAISED: u64 = 150;
+/// Requests to each of the three pods in a window: one has by far the most to do, one next to nothing.
+const LOAD: [u64; 3] = [300, 15, 5];
+
+/// What callers were answered.
+#[derive(Default)]
+struct Answers {
+    passed: AtomicU64,
+    refused: AtomicU64,
+    other: AtomicU64,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_window_sees_more_than_the_limit_over_all_pods_and_nearly_all_of_it_is_usable() {
+    // It ends the quota authority, which other tests' limits would notice.
+    let _lock = own_operator().await.unwrap();
+    with_namespace(|cluster, ns| async move {
+        let window = window()?;
+        let pods = service(&cluster, &ns).await?;
+        let policies: Api<RateLimitPolicy> = Api::namespaced(cluster.client.clone(), &ns);
+        let policy = json!({
+            "apiVersion": "trellis.dev/v1alpha1", "kind": "RateLimitPolicy", "metadata": {"name": NAME},
+            "spec": {
+                "targetRefs": [{"group": "trellis.dev", "kind": "Microservice", "name": NAME}],
+                "limits": {"all": {"rates": [{"limit": LIMIT, "window": format!("{}s", window.as_secs())}]}},
+            },
+        });
+        policies
+            .create(&PostParams::default(), &serde_json::from_value(policy)?)
+            .await?;
+        until_programmed(&policies).await;
+
+        let answers = Arc::new(Answers::default());
+        let mut load = start_load(&cluster, &ns, &pods, window, &answers).await?;
+        let mut clock = time::interval(window / 2);
+        let mut halves = async |count: u32| {
+            for _ in 0..count {
+                clock.tick().await;
+            }
+        };
+        // The first tick is at once; shares find their sizes within a window.
+        halves(4).await;
+        let steady = now();
+        halves(6).await;
+        let killed = now();
+        kill_quota(&cluster).await?;
+        halves(6).await;
+        let raised = now();
+        let edit = json!({"spec": {"limits": {"all": {"rates": [{"limit": RAISED, "window": format!("{}s", window.as_secs())}]}}}});
+        policies.patch(NAME, &PatchParams::default(), &Patch::Merge(edit)).await?;
+        halves(3).await;
+        let settled = now();
+        halves(6).await;
+        let end = now();
+        load.shutdown().await;
+
+        let passes = passes(&cluster, &ns, &pods).await?;
+        let usable = |from: u64, to: u64, limit: u64| {
+            let passed = passes.iter().filter(|at| (from..to).contains(*at)).count();
+            100.0 * passed as f64 / (limit as f64 * (to - from) as f64 / window.as_nanos() as f64)
+        };
+        let before: Vec<u64> = passes.iter().copied().filter(|at| *at < raised).collect();
+        let (most, most_raised) = (most(&before, window), most(&passes, window));
+        println!(
+            "window {window:?}: most in a window {most} of {LIMIT}, {most_raised} of {RAISED} after the edit; usable {:.1} %, {:.1} % with the authority killed, {:.1} % of the raised limit; {} passed, {} refused",
+            usable(steady, killed, LIMIT),
+            usable(killed, raised, LIMIT),
+            usable(settled, end, RAISED),
+            answers.passed.load(Ordering::Relaxed),
+            answers.refused.load(Ordering::Relaxed),
+        );
+        ensure!(answers.other.load(Ordering::Relaxed) == 0, "requests failed");
+        ensure!(most <= LIMIT as usize, "{most} passed within {window:?}");
+        ensure!(most_raised <= RAISED as usize, "{most_raised} passed within {window:?}");
+        for (from, to, limit) in [(steady, killed, LIMIT), (killed, raised, LIMIT), (settled, end, RAISED)] {
+            let usable = usable(from, to, limit);
+            ensure!(usable >= 95.0, "{usable:.1} % of {limit} were usable");
+        }
+        Ok(())
+    })
+    .await;
+}
+
+fn window() -> Result<Duration> {
+    let seconds = env::var("TRELLIS_QUOTA_WINDOW").unwrap_or_else(|_| "6".to_owned());
+    let seconds = seconds
+        .parse()
+        .context("failed to read TRELLIS_QUOTA_WINDOW; give seconds")?;
+    Ok(Duration::from_secs(seconds))
+}
+
+/// Three pods of the echo server; their names.
+async fn service(cluster: &Cluster, ns: &str) -> Result<Vec<String>> {
+    let microservices: Api<Microservice> = Api::namespaced(cluster.client.clone(), ns);
+    let service = json!({
+        "apiVersion": "trellis.dev/v1alpha1", "kind": "Microservice", "metadata": {"name": NAME},
+        "spec": {
+            "image": image::echo().await?, "replicas": LOAD.len(),
+            "ports": [{"name": "http", "port": 8080}],
+        },
+    });
+    microservices
+        .create(&PostParams::default(), &serde_json::from_value(service)?)
+        .await?;
+    until_ready(&microservices, NAME).await;
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), ns);
+    let pods = pods.list(&ListParams::default()).await?;
+    Ok(pods.iter().map(ResourceExt::name_any).collect())
+}
+
+async fn until_programmed(policies: &Api<RateLimitPolicy>) {
+    eventually(SOON, "the policy to be programmed", || async {
+        let policy = policies.get(NAME).await?;
+        let conditions = policy.status.iter().flat_map(|status| &status.conditions);
+        let type_ = PolicyConditionType::Programmed;
+        let programmed = conditions
+            .into_iter()
+            .find(|condition| condition.type_ == type_.as_ref())
+            .context("no status yet")?;
+        ensure!(programmed.status == status::TRUE, "{programmed:?}");
+        Ok(())
+    })
+    .await;
+}
+
+/// Calls each pod, through its sidecar, at its own rate, until the set is dropped.
+async fn start_load(
+    cluster: &Cluster,
+    ns: &str,
+    pods: &[String],
+    window: Duration,
+    answers: &Arc<Answers>,
+) -> Result<JoinSet<()>> {
+    let caller = caller(cluster).await?;
+    let mut load = JoinSet::new();
+    for (pod, requests) in pods.iter().zip(LOAD) {
+        let url = format!("/api/v1/namespaces/{ns}/pods/{pod}:15100/proxy/pass");
+        let (caller, answers) = (caller.clone(), Arc::clone(answers));
+        let mut pace = time::interval(window / u32::try_from(requests)?);
+        load.spawn(async move {
+            let mut requests = JoinSet::new();
+            loop {
+                pace.tick().await;
+                let (caller, answers, url) = (caller.clone(), Arc::clone(&answers), url.clone());
+                requests.spawn(async move {
+                    let answered = ask(&caller, &url).await;
+                    let counter = match &answered {
+                        Ok(status) if *status == StatusCode::OK => &answers.passed,
+                        Ok(status) if *status == StatusCode::TOO_MANY_REQUESTS => &answers.refused,
+                        _ => {
+                            println!("{answered:?}");
+                            &answers.other
+                        }
+                    };
+                    counter.fetch_add(1, Ordering::Relaxed);
+                });
+                while requests.try_join_next().is_some() {}
+            }
+        });
+    }
+    Ok(load)
+}
+
+async fn ask(caller: &Client, url: &str) -> Result<StatusCode> {
+    let answer = caller.send(Request::get(url).body(Body::empty())?).await?;
+    Ok(answer.status())
+}
+
+/// A client that takes 429 for an answer, and does not wait and ask again.
+async fn caller(cluster: &Cluster) -> Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(&cluster.kubeconfig)?;
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    config.default_retry = false;
+    Ok(Client::try_from(config)?)
+}
+
+/// Ends the process that grants, with no time to say so.
+async fn kill_quota(cluster: &Cluster) -> Result<()> {
+    let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), SYSTEM);
+    let holder = leases
+        .get(QUOTA)
+        .await?
+        .spec
+        .and_then(|spec| spec.holder_identity);
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), SYSTEM);
+    let parameters = DeleteParams::default().grace_period(0);
+    pods.delete(&holder.context("nobody grants")?, &parameters)
+        .await?;
+    Ok(())
+}
+
+/// When requests came to the app, on the node's clock.
+async fn passes(cluster: &Cluster, ns: &str, pods: &[String]) -> Result<Vec<u64>> {
+    let mut all = Vec::new();
+    for pod in pods {
+        let url = format!("/api/v1/namespaces/{ns}/pods/{pod}:8080/proxy/passes");
+        let text = cluster
+            .client
+            .request_text(Request::get(url).body(Vec::new())?)
+            .await?;
+        let passes: Option<Vec<u64>> = serde_json::from_str(&text)?;
+        all.extend(passes.unwrap_or_default());
+    }
+    all.sort_unstable();
+    Ok(all)
+}
+
+/// The most in any window. It is enough to look at those that begin with a pass.
+fn most(passes: &[u64], window: Duration) -> usize {
+    let window = window.as_nanos() as u64;
+    let within = |from: u64| passes.partition_point(|at| *at < from + window);
+    let counts = passes
+        .iter()
+        .enumerate()
+        .map(|(first, from)| within(*from) - first);
+    counts.max().unwrap_or(0)
+}
+
+fn now() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(since_1970.as_nanos()).unwrap()
+}
