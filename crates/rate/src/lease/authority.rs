@@ -177,12 +177,13 @@ impl Authority {
     /// Whether it only renews: something that it does not know of may be in use, and be more than what it has set aside.
     pub fn learns(&self, now: Moment) -> bool {
         let (length, window) = (with_drift(self.terms.length), with_drift(self.terms.window));
-        let all = |since: Moment| now < since.after(length).after(window);
-        if !self.is_successor || !all(self.began) || is_on(Mutation::LearningSkipped) {
+        let until = self.began.after(length).after(window);
+        if !self.is_successor || now >= until || is_on(Mutation::LearningSkipped) {
             return false;
         }
+        // Who ended unseen spent nothing after that; who did not may use a lease until its end.
         let counts = |unheard: &Unheard| unheard.ended.is_none_or(|ended| now < ended.after(window));
-        all(self.watched_since) || self.unheard.iter().any(counts)
+        now < self.watched_since.after(window) || self.unheard.iter().any(counts)
     }
 
     /// The pods that hold more than their fair share of what is asked for now: to be asked to ask again.

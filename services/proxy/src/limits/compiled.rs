@@ -18,7 +18,7 @@ use trellis_proxy_config::{
 };
 use trellis_quota_stream::{v1, wire};
 use trellis_rate::{
-    Charge, Decision, KeyMaker, Limit, LimitSet, Limiter, Mode, Moment, Rate, Reading, Share,
+    Charge, Decision, KeyMaker, Limit, LimitSet, Limiter, Mode, Moment, Rate, Share,
     lease::{OnLoss, with_drift},
 };
 
@@ -220,7 +220,7 @@ impl Limits {
         });
         for reading in decision.readings() {
             if let Some(part) = charges.part(reading.member)
-                && runs_dry(reading)
+                && !reading.quota.admits()
             {
                 self.members[reading.member].counting.leases.press(part);
             }
@@ -442,11 +442,6 @@ impl Prefix {
         }
         true
     }
-}
-
-/// Whether a part is used up, or nearly.
-fn runs_dry(reading: &Reading) -> bool {
-    !reading.quota.admits() || reading.quota.remaining() <= reading.quota.limit() / 8
 }
 
 const fn on_loss(on_loss: limit::OnLoss) -> OnLoss {

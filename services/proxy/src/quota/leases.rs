@@ -319,7 +319,7 @@ impl Part {
         let demand = if now > state.used_at.after(REST) {
             0
         } else if state.is_pressed {
-            about.max(held).saturating_mul(3) / 2 + 1
+            about.max(held).saturating_mul(5) / 4 + 1
         } else {
             about + about / 16 + 1
         };

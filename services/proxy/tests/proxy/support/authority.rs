@@ -37,6 +37,7 @@ struct Book {
     terms: HashMap<(Pod, u32), (String, Terms)>,
     next_pod: u64,
     authorizations: Vec<String>,
+    streams: Vec<JoinHandle<()>>,
 }
 
 struct Service {
@@ -84,7 +85,8 @@ impl Authority {
 
 impl Drop for Authority {
     fn drop(&mut self) {
-        for task in &self.tasks {
+        let streams = std::mem::take(&mut self.book.lock().unwrap().streams);
+        for task in self.tasks.iter().chain(&streams) {
             task.abort();
         }
     }
@@ -150,7 +152,7 @@ impl QuotaAuthority for Service {
         let (sender, receiver) = mpsc::channel(64);
         let book = Arc::clone(&self.book);
         let mut requests = request.into_inner();
-        tokio::spawn(async move {
+        let stream = tokio::spawn(async move {
             let welcome = lease_response::Message::Welcome(Welcome { epoch: EPOCH.0 });
             let mut next = Some(welcome);
             loop {
@@ -171,6 +173,7 @@ impl QuotaAuthority for Service {
                 }
             }
         });
+        self.book.lock().unwrap().streams.push(stream);
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
