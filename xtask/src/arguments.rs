@@ -91,7 +91,7 @@ enum Verb {
     },
     /// Try what `up` and `down` promise, and print the times: kills components, cuts the power, takes the cluster down and up
     CheckCluster,
-    /// Long runs, and what they found: `drops` on the cluster, `crashes` and `rest` without one; `cargo xtask soak drops --help`
+    /// Long runs, and what they found: `drops` and `quota` on the cluster, `crashes` and `rest` without one; `cargo xtask soak drops --help`
     #[command(disable_help_flag = true)]
     Soak {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

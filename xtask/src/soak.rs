@@ -1,8 +1,7 @@
 //! `cargo xtask soak`: long runs, and what they found.
 //!
-//! What needs the development cluster is a program of its own, in `tests/soak`: it speaks to the API server and to the gateway,
-//! and xtask builds without any of that. What brings its own control plane are tests of the operator, whose long forms are
-//! left out of an ordinary run.
+//! What speaks to the gateway of the development cluster for long is a program of its own, in `tests/soak`: xtask builds without
+//! any of that. The others are tests, of which an ordinary run has a short form or none.
 
 use std::convert::Infallible;
 use std::os::unix::process::CommandExt;
@@ -19,13 +18,15 @@ use crate::paths::Paths;
 pub const CONVERGENCE: &str = "e2e_convergence";
 /// The operator can be told to fail.
 pub const FAULTS: &str = "trellis-operator/faults";
+/// The test of limits over all pods.
+const QUOTA: &str = "e2e_quota";
 /// Environment variable with the folder of the components of Kubernetes.
 pub const PROGRAMS: &str = "TRELLIS_NODE_PROGRAMS";
 
-/// Long forms of tests of the operator.
+/// Long forms of tests.
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo xtask soak")]
-enum Convergence {
+enum Long {
     /// The operator dies, or loses an answer, at each of its writes: the end must be the same. No cluster is needed
     Crashes,
     /// Nothing changes, then everything is looked at again: no write but Leases. No cluster is needed
@@ -37,17 +38,26 @@ enum Convergence {
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=5000))]
         microservices: u32,
     },
+    /// One limit over three pods, while the quota authority is killed and the limit is raised. On the development cluster
+    Quota {
+        /// The limit's window, in seconds; it takes twelve of them
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(6..=3600))]
+        window: u32,
+    },
 }
 
 /// Becomes the program that does it, so that an order to end reaches it: it puts back what it has changed.
 pub fn run(paths: &Paths, arguments: &[String]) -> Result<Infallible> {
     let mut command = cargo(&paths.repository);
     match arguments.first().map(String::as_str) {
-        Some("crashes" | "rest") => {
+        Some("crashes" | "rest" | "quota") => {
             let name = "cargo xtask soak".to_owned();
-            let verb = Convergence::parse_from([&name].into_iter().chain(arguments));
-            let programs = binary::ensure(&paths.cluster_sources(), &paths.cache)?;
-            converge(&mut command, &verb).env(PROGRAMS, programs);
+            let verb = Long::parse_from([&name].into_iter().chain(arguments));
+            if !matches!(verb, Long::Quota { .. }) {
+                let programs = binary::ensure(&paths.cluster_sources(), &paths.cache)?;
+                command.env(PROGRAMS, programs);
+            }
+            test(&mut command, &verb);
         }
         _ => {
             command
@@ -58,20 +68,30 @@ pub fn run(paths: &Paths, arguments: &[String]) -> Result<Infallible> {
     Err(command.exec()).context("failed to start cargo")
 }
 
-fn converge<'a>(command: &'a mut Command, verb: &Convergence) -> &'a mut Command {
+fn test<'a>(command: &'a mut Command, verb: &Long) -> &'a mut Command {
     // Of the whole workspace: a package alone has other features of its dependencies, and cargo would compile those anew.
     command.args(["test", "--quiet", "--workspace", "--features", FAULTS]);
-    command.args(["--test", CONVERGENCE, "--", "--ignored", "--nocapture"]);
+    let mut convergence = |filter: &str| {
+        command.args(["--test", CONVERGENCE, "--", "--ignored", "--nocapture", filter]);
+    };
     match verb {
-        Convergence::Crashes => command.arg("crashes::"),
-        Convergence::Rest {
+        Long::Crashes => convergence("crashes::"),
+        Long::Rest {
             minutes,
             microservices,
-        } => command
-            .arg("rest::")
-            .env("TRELLIS_REST_MINUTES", minutes.to_string())
-            .env("TRELLIS_REST_MICROSERVICES", microservices.to_string()),
+        } => {
+            convergence("rest::");
+            command
+                .env("TRELLIS_REST_MINUTES", minutes.to_string())
+                .env("TRELLIS_REST_MICROSERVICES", microservices.to_string());
+        }
+        Long::Quota { window } => {
+            command
+                .args(["--test", QUOTA, "--", "--nocapture"])
+                .env("TRELLIS_QUOTA_WINDOW", window.to_string());
+        }
     }
+    command
 }
 
 #[cfg(test)]
@@ -80,9 +100,9 @@ mod tests {
 
     #[test]
     fn what_is_told_reaches_the_test() {
-        let verb = Convergence::parse_from(["soak", "rest", "--minutes", "2"]);
+        let verb = Long::parse_from(["soak", "rest", "--minutes", "2"]);
         let mut command = Command::new("cargo");
-        converge(&mut command, &verb);
+        test(&mut command, &verb);
         let set: Vec<_> = command
             .get_envs()
             .filter_map(|(name, value)| Some((name, value?)))
@@ -95,6 +115,6 @@ mod tests {
             ]
         );
         assert!(command.get_args().any(|argument| argument == "rest::"));
-        assert!(Convergence::try_parse_from(["soak", "rest", "--minutes", "0"]).is_err());
+        assert!(Long::try_parse_from(["soak", "rest", "--minutes", "0"]).is_err());
     }
 }

@@ -47,6 +47,12 @@ impl Client {
         }
     }
 
+    /// The same, whose requests come after another client's of the same process, which is no more.
+    #[must_use]
+    pub const fn after(self, last: Sequence) -> Self {
+        Self { last, ..self }
+    }
+
     /// What to do without an authority, from now on.
     pub const fn change(&mut self, on_loss: OnLoss) {
         self.on_loss = on_loss;

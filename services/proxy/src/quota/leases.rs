@@ -12,7 +12,7 @@ use tokio::{sync::Notify, time};
 use trellis_quota_stream::wire::{self, KeyDigest};
 use trellis_rate::{
     Key, Limiter, Moment, Share,
-    lease::{Client, Epoch, Grant, Incarnation, OnLoss, Pod, Request},
+    lease::{Client, Epoch, Grant, Incarnation, OnLoss, Pod, Request, Sequence},
 };
 
 use super::FIRST_ANSWER;
@@ -256,18 +256,21 @@ pub(crate) struct Asking<'a> {
 impl Part {
     fn new(key: Option<(Key, KeyDigest)>, on_loss: OnLoss) -> Self {
         let Process { incarnation, began } = process();
+        let now = trellis_quota_stream::clock::now();
+        // A part of the same counter may have been given back: the authority takes no request that seems to be from before.
+        let client = Client::new(SELF, incarnation, on_loss, began).after(Sequence(now.as_nanos()));
         Self {
             key,
             made: time::Instant::now(),
             answered: Notify::new(),
             state: Mutex::new(State {
-                client: Client::new(SELF, incarnation, on_loss, began),
+                client,
                 is_answered: false,
                 is_pressed: false,
                 is_urgent: false,
                 unmet: 0,
                 asked_for: 0,
-                used_at: trellis_quota_stream::clock::now(),
+                used_at: now,
                 asked_at: Moment::ORIGIN,
                 next_at: Moment::ORIGIN,
             }),
