@@ -6,6 +6,7 @@ use serde::Serialize;
 use trellis_operator_desired::{
     Prepared, Resources,
     microservice::{self, Fetched, Settings},
+    rate_limit::Policies,
 };
 
 use crate::{args, check, report};
@@ -51,10 +52,13 @@ pub fn run(args: &args::Render) -> Result<bool, Error> {
         let namespace = &cr.metadata.namespace;
         let policies = checked.policies.iter();
         let fetched = Fetched {
-            rate_limit_policies: policies
-                .filter(|policy| policy.metadata.namespace == *namespace)
-                .cloned()
-                .collect(),
+            rate_limit_policies: Policies {
+                known: policies
+                    .filter(|policy| policy.metadata.namespace == *namespace)
+                    .cloned()
+                    .collect(),
+                ..Policies::default()
+            },
             ..fetched.clone()
         };
         if let Some(validated) = microservice::validate(cr, &fetched, &settings).validated {

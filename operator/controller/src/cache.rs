@@ -66,6 +66,8 @@ enum KeptChange<K> {
 struct Inner<K> {
     entries: HashMap<Key, Entry<K>>,
     by_microservice: HashMap<Key, BTreeSet<Key>>,
+    /// Whether a list has come to its end.
+    was_listed: bool,
     /// What a list that is under way has shown so far.
     listing: Option<HashMap<Key, Entry<K>>>,
 }
@@ -87,6 +89,7 @@ impl<K> Default for Cache<K> {
             inner: RwLock::new(Inner {
                 entries: HashMap::new(),
                 by_microservice: HashMap::new(),
+                was_listed: false,
                 listing: None,
             }),
             listener: OnceLock::new(),
@@ -233,6 +236,11 @@ impl<K: Resource> Cache<K> {
         (Key::of(&**object), entry)
     }
 
+    /// Whether all objects were seen once: what is not here is not there.
+    pub fn was_listed(&self) -> bool {
+        self.read().was_listed
+    }
+
     /// How many objects there are.
     pub fn len(&self) -> usize {
         self.read().entries.len()
@@ -323,6 +331,7 @@ impl<K: Resource> Inner<K> {
 
     /// A list is complete: it wins over everything but what was written since it began, which may be younger.
     fn relisted(&mut self) -> Vec<KeptChange<K>> {
+        self.was_listed = true;
         let listed = self.listing.take().unwrap_or_default();
         let mut changes = Vec::new();
         let absent: Vec<Key> = self

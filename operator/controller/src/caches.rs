@@ -1,6 +1,6 @@
 //! The caches of every kind that is read, and what each keeps.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -14,6 +14,7 @@ use kube::{Resource, ResourceExt, core::NamespaceResourceScope};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use trellis_api::{Microservice, RateLimitPolicy, names};
+use trellis_operator_desired::rate_limit::{Policies, Unknown};
 
 use crate::{cache::Cache, key::Key, observed::Observed, rate_limits::Concerned, stream::index::Index};
 
@@ -84,6 +85,26 @@ impl Caches {
         all.iter()
             .filter_map(|observed| observed.readable().cloned())
             .collect()
+    }
+
+    /// The rate limit policies of a namespace.
+    pub fn policies(&self, namespace: &str) -> Policies {
+        let all = self.rate_limit_policies.all();
+        let unreadable = all.iter().filter(|observed| observed.readable().is_none());
+        let unreadable: BTreeSet<String> = unreadable
+            .filter(|observed| observed.meta().namespace.as_deref() == Some(namespace))
+            .map(|observed| observed.name_any())
+            .collect();
+        Policies {
+            known: self.readable_policies(namespace),
+            unknown: if !self.rate_limit_policies.was_listed() {
+                Unknown::Everything
+            } else if unreadable.is_empty() {
+                Unknown::Nothing
+            } else {
+                Unknown::These(unreadable)
+            },
+        }
     }
 
     /// Every rate limit policy of a namespace that could be read.

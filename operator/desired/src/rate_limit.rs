@@ -30,11 +30,32 @@ pub use self::{
 };
 use crate::microservice::Key;
 
+/// The rate limit policies of a namespace.
+#[derive(Debug, Clone, Default)]
+pub struct Policies {
+    /// Those that could be read.
+    pub known: Vec<Arc<RateLimitPolicy>>,
+    /// The others.
+    pub unknown: Unknown,
+}
+
+/// Policies of which it is not known what they say: what is in force of them stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Unknown {
+    /// There is none.
+    #[default]
+    Nothing,
+    /// These exist, and this release cannot read them.
+    These(BTreeSet<String>),
+    /// The API server has not shown the policies yet, or does not show them to the operator.
+    Everything,
+}
+
 /// The limits of a Microservice's proxies, in the order of their names. `policies` are those of its namespace, `live` its
 /// document as it is, `replicas` the most pods that it will have, `own` the operator's namespace.
 pub(crate) fn resolve(
     cr: &Microservice,
-    policies: &[Arc<RateLimitPolicy>],
+    Policies { known, unknown }: &Policies,
     live: Option<&Document>,
     replicas: u32,
     own: &str,
@@ -43,7 +64,7 @@ pub(crate) fn resolve(
     if namespace == own {
         return Vec::new();
     }
-    let policies = policies
+    let policies = known
         .iter()
         .filter(|policy| concerned(policy).is_none_or(|names| names.contains(&name)));
     let policies: Vec<Judged> = policies.map(Judged::new).collect();
@@ -56,11 +77,16 @@ pub(crate) fn resolve(
         .iter()
         .map(|route| (Some(route), holders.of(&name, Some(&route.name))));
     for (route, policy) in [(None, whole)].into_iter().chain(routes) {
+        let unknown = kept(|policy| unknown.has(policy), route, live, replicas);
+        if !unknown.is_empty() {
+            limits.extend(unknown);
+            continue;
+        }
         let Some(policy) = policy else { continue };
         if policy.is_good {
             limits.extend(limit::of(&policy.policy, route, replicas));
         } else {
-            limits.extend(kept(&policy.policy, route, live, replicas));
+            limits.extend(kept(|name| name == policy.name(), route, live, replicas));
         }
     }
     limits.sort_by(|left, right| place(left).cmp(&place(right)));
@@ -77,9 +103,19 @@ pub fn concerned(policy: &RateLimitPolicy) -> Option<BTreeSet<String>> {
     Some(targets.iter().map(|target| target.name.clone()).collect())
 }
 
-/// What is in force of a policy for a target, by the live document.
+impl Unknown {
+    fn has(&self, policy: &str) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::These(names) => names.contains(policy),
+            Self::Everything => true,
+        }
+    }
+}
+
+/// What is in force of some policies for a target, by the live document.
 fn kept(
-    policy: &RateLimitPolicy,
+    is_meant: impl Fn(&str) -> bool,
     route: Option<&Route>,
     live: Option<&Document>,
     replicas: u32,
@@ -87,7 +123,7 @@ fn kept(
     let limits = live.into_iter().flat_map(|live| &live.config.limits);
     limits
         .filter(|limit| {
-            Some(&limit.policy) == policy.metadata.name.as_ref()
+            is_meant(&limit.policy)
                 && limit.route.as_ref().map(|route| &route.name) == route.map(|route| &route.name)
         })
         .cloned()

@@ -61,7 +61,7 @@ pub async fn dereference(context: &Context, cr: &Microservice) -> Result<Fetched
         deployment: owned(cr, &caches.deployments, &key),
         autoscaler: owned(cr, &caches.autoscalers, &key),
         proxy_config: owned(cr, &caches.config_maps, &proxy_config),
-        rate_limit_policies: caches.readable_policies(&key.namespace),
+        rate_limit_policies: caches.policies(&key.namespace),
         // Read after the Applier, which changes what they are about.
         pods: Vec::new(),
         events: Vec::new(),

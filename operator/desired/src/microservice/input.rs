@@ -7,7 +7,9 @@ use k8s_openapi::api::{
     autoscaling::v2::HorizontalPodAutoscaler,
     core::v1::{ConfigMap, Pod},
 };
-use trellis_api::{Microservice, RateLimitPolicy};
+use trellis_api::Microservice;
+
+use crate::rate_limit::Policies;
 
 /// Settings of the operator that show in the objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +43,7 @@ pub struct Fetched {
     /// The live boot document of the proxy.
     pub proxy_config: Option<ConfigMap>,
     /// The rate limit policies of the namespace.
-    pub rate_limit_policies: Vec<Arc<RateLimitPolicy>>,
+    pub rate_limit_policies: Policies,
     /// Pods with the label `trellis.dev/microservice`. Only needed while something is not ready.
     pub pods: Vec<Pod>,
     /// Events about these pods. Only needed while something is not ready.

@@ -94,7 +94,7 @@ pub(super) fn resolve(
             telemetry_endpoint: settings.telemetry_endpoint.clone(),
         },
         document: DocumentOrder {
-            newest_input: newest_input(cr, &others, &fetched.rate_limit_policies),
+            newest_input: newest_input(cr, &others, &fetched.rate_limit_policies.known),
             live: live_document,
         },
         live: fetched.deployment.as_ref().map(live).unwrap_or_default(),

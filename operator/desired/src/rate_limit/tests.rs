@@ -247,7 +247,16 @@ fn no_policy_limits_parts_of_trellis_and_its_status_says_so() {
         );
         assert!(status.targets.is_empty());
     }
-    let limits = |own: &str| resolve(&part.microservice, &policies, part.document.as_ref(), 2, own).len();
+    let limits = |own: &str| {
+        resolve(
+            &part.microservice,
+            &known(&policies),
+            part.document.as_ref(),
+            2,
+            own,
+        )
+        .len()
+    };
     assert_eq!((limits("shop"), limits(OWN)), (0, 1));
 }
 
@@ -260,7 +269,7 @@ fn a_limit_counts_over_all_pods_unless_it_says_otherwise_or_cannot() {
     let mut policy = policy("limits", "2026-01-01T00:00:00Z", &at("order"), &limits);
     Arc::make_mut(&mut policy).spec.on_quota_loss = Some(OnQuotaLoss::Closed);
     let order = target("order", &[], "True");
-    let leases: Vec<(String, Option<Lease>)> = resolve(&order.microservice, &[policy], None, 3, OWN)
+    let leases: Vec<(String, Option<Lease>)> = resolve(&order.microservice, &known(&[policy]), None, 3, OWN)
         .into_iter()
         .map(|limit| (limit.name, limit.lease))
         .collect();
@@ -282,8 +291,35 @@ fn what_stays_in_force_is_shared_by_as_many_pods_as_there_are_now() {
     let on_loss = OnLoss::Open;
     live.config.limits[0].lease = Some(Lease { replicas: 2, on_loss });
     let order = target("order", &[], "True").microservice;
-    let limits = resolve(&order, &[policy], Some(&live), 7, OWN);
+    let limits = resolve(&order, &known(&[policy]), Some(&live), 7, OWN);
     assert_eq!(limits[0].lease, Some(Lease { replicas: 7, on_loss }));
+}
+
+#[test]
+fn what_is_in_force_of_policies_that_nobody_can_read_stays_and_no_other_takes_its_place() {
+    let other = policy("other", "2026-01-01T00:00:00Z", &at("order"), &usual());
+    let live = target("order", &[("limits", 1)], "True").document;
+    let order = target("order", &[], "True").microservice;
+    let holders = |unknown: Unknown| -> Vec<String> {
+        let policies = Policies {
+            known: vec![Arc::clone(&other)],
+            unknown,
+        };
+        let limits = resolve(&order, &policies, live.as_ref(), 2, OWN);
+        limits.into_iter().map(|limit| limit.policy).collect()
+    };
+    assert_eq!(holders(Unknown::Nothing), ["other"]);
+    let these = |name: &str| Unknown::These([name.to_owned()].into());
+    assert_eq!(holders(these("limits")), ["limits"]);
+    assert_eq!(holders(these("third")), ["other"]);
+    assert_eq!(holders(Unknown::Everything), ["limits"]);
+}
+
+fn known(policies: &[Arc<RateLimitPolicy>]) -> Policies {
+    Policies {
+        known: policies.to_vec(),
+        ..Policies::default()
+    }
 }
 
 #[test]

@@ -109,7 +109,7 @@ impl Case {
             }
             "RateLimitPolicy" => {
                 let policy: RateLimitPolicy = as_stored(parse(document));
-                self.fetched.rate_limit_policies.push(Arc::new(policy));
+                self.fetched.rate_limit_policies.known.push(Arc::new(policy));
             }
             "Deployment" => self.fetched.deployment = Some(deployment(document)),
             "HorizontalPodAutoscaler" => self.fetched.autoscaler = Some(parse(document)),
