@@ -3,9 +3,13 @@
 use std::env;
 use std::time::Duration;
 
-use kube::Client;
+use kube::{
+    Api, Client,
+    api::{ListParams, PostParams},
+};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
+use trellis_api::RateLimitPolicy;
 use trellis_testkit::control_plane::{User, audit::Write};
 
 use crate::{
@@ -17,6 +21,7 @@ use crate::{
 };
 
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_written_at_rest_nor_by_a_new_process() {
@@ -41,6 +46,7 @@ async fn rest(microservices: u64, length: Duration) {
     let mut operator = Operator::start(&stage.cluster, &Launch::default()).await;
     let namespace = stage.namespace(&client).await;
     populate(&client, &namespace, microservices).await;
+    until_reported(&client, &namespace).await;
     settled(
         &mut stage,
         &client,
@@ -83,6 +89,40 @@ async fn populate(client: &Client, namespace: &str, microservices: u64) {
     apply_named(client, namespace, "gateway", gateway).await;
     for number in 1..microservices {
         apply_named(client, namespace, &format!("service-{number}"), service(number)).await;
+    }
+    let policies: Api<RateLimitPolicy> = Api::namespaced(client.clone(), namespace);
+    let of_namespace = json!({"kind": "Namespace", "name": namespace});
+    let of_service = json!({"group": "trellis.dev", "kind": "Microservice", "name": "service-1"});
+    // One for all, one over it, and one that has lost to that.
+    for (name, target) in [
+        ("all", &of_namespace),
+        ("own", &of_service),
+        ("younger", &of_service),
+    ] {
+        let policy = json!({
+            "apiVersion": "trellis.dev/v1alpha1", "kind": "RateLimitPolicy", "metadata": {"name": name},
+            "spec": {"targetRefs": [target], "limits": {"all": {}}},
+        });
+        let policy = serde_json::from_value(policy).unwrap();
+        policies.create(&PostParams::default(), &policy).await.unwrap();
+    }
+}
+
+/// Waits until every policy has been reported on.
+async fn until_reported(client: &Client, namespace: &str) {
+    let policies: Api<RateLimitPolicy> = Api::namespaced(client.clone(), namespace);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let all = policies.list(&ListParams::default()).await.unwrap();
+        let is_reported = |policy: &RateLimitPolicy| {
+            let status = policy.status.as_ref();
+            status.is_some_and(|status| status.observed_generation == policy.metadata.generation)
+        };
+        if all.iter().all(is_reported) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "no report on a policy: {all:?}");
+        sleep(LOOK_AGAIN).await;
     }
 }
 
