@@ -202,7 +202,7 @@ mod tests {
         let mut client = Client::new(pod, incarnation, OnLoss::Share, clock::now());
         client.see(epoch);
         let whole = NonZeroU32::new(100).unwrap();
-        let sent = client.request(7, 20, whole, clock::now());
+        let sent = client.request(7, 20, whole, LENGTH, clock::now());
         let message = ask(1, None, &sent);
         assert_eq!(request(&message, pod, incarnation, epoch, sent.age), Ok(sent));
 

@@ -26,8 +26,8 @@
 //!    epoch sets `limit / replicas` aside for every pod that it has not heard from.
 //!
 //! **Asked of the caller.** Clocks that go on while the machine sleeps and are right to [`DRIFT`]; `replicas` is the most pods that
-//! there can be, the autoscaler's maximum, not what happens to run; the authority learns of every pod that may hold a
-//! lease, and that a pod has ended only when its process has; a process that starts anew counts its incarnation up. If `replicas`
+//! there can be, the autoscaler's maximum, not what happens to run; a new epoch knows every pod that exists after its claim, and an
+//! authority learns that a pod has ended only when its process has; a process that starts anew counts its incarnation up. If `replicas`
 //! is raised, a pod is cut off at that time and the authority is replaced too, that pod's fallback is higher than what is set
 //! aside for it until it is heard.
 //!

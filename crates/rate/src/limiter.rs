@@ -101,7 +101,8 @@ impl Limiter {
     pub fn usage(&self, key: Option<Key>, whole: NonZeroU32, now: Moment) -> Usage {
         let shard = self.store.read(key);
         let place = key.map_or(Place::Common, Place::Own);
-        let cell = shard.cell(place);
+        // A key without a cell may have been counted in that of all that have none.
+        let cell = shard.cell(place).or_else(|| shard.cell(Place::Common));
         cell.map_or_else(Usage::default, |cell| cell.usage(shard.rules(), whole, now))
     }
 

@@ -17,6 +17,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod args;
+#[cfg(feature = "timing")]
+pub mod timing;
 
 mod access_log;
 mod admin;

@@ -101,6 +101,19 @@ type Classifier = fn(Result<&Response, &Failure>) -> Outcome;
 type Other = BoxCloneSyncService<http::Request<ReplayBody<Body>>, Response, Failure>;
 
 /// The innermost service: one try.
+pub(crate) trait Try:
+    Service<
+        http::Request<ReplayBody<Body>>,
+        Response = Response,
+        Error = Failure,
+        Future = BoxFuture<Result<Response, Failure>>,
+    > + Clone
+    + Send
+    + 'static
+{
+}
+
+/// One to an endpoint of a cluster.
 #[derive(Debug, Clone)]
 struct Balance(Arc<Cluster>);
 
@@ -161,12 +174,17 @@ impl Policies {
 
     /// Sends a request by way of the policies.
     pub(crate) async fn send(&self, cluster: &Arc<Cluster>, request: Request) -> Result<Response, Failure> {
+        self.around(Balance(Arc::clone(cluster)), request).await
+    }
+
+    /// A request by way of the policies to what makes one try.
+    pub(crate) async fn around<S: Try>(&self, innermost: S, request: Request) -> Result<Response, Failure> {
         let active = self.active.load_full();
         let breaker = self.phase().filter(|phase| *phase != Phase::Closed);
         let mut sent = match &active.fallback {
-            None => active.around(Balance(Arc::clone(cluster))).oneshot(request).await,
+            None => active.around(innermost).oneshot(request).await,
             Some(fallback) => {
-                let stack = active.around(Balance(Arc::clone(cluster)));
+                let stack = active.around(innermost);
                 let stack = ServiceBuilder::new()
                     .map_request(|request: http::Request<ReplayBody<Body>>| request.map(Body::from))
                     .service(stack);
@@ -244,10 +262,10 @@ impl Active {
         }
     }
 
-    fn around(
+    fn around<S: Try>(
         &self,
-        balance: Balance,
-    ) -> impl Service<Request, Response = Response, Error = Failure, Future: Send> + Clone + Send + use<>
+        innermost: S,
+    ) -> impl Service<Request, Response = Response, Error = Failure, Future: Send> + Clone + Send + use<S>
     {
         ServiceBuilder::new()
             .layer(self.deadline.clone())
@@ -256,8 +274,20 @@ impl Active {
             .layer(self.retry.clone())
             .layer(self.try_timeout.clone())
             .layer(option_layer(self.breaker.clone()))
-            .service(balance)
+            .service(innermost)
     }
+}
+
+impl<S> Try for S where
+    S: Service<
+            http::Request<ReplayBody<Body>>,
+            Response = Response,
+            Error = Failure,
+            Future = BoxFuture<Result<Response, Failure>>,
+        > + Clone
+        + Send
+        + 'static
+{
 }
 
 impl Service<http::Request<ReplayBody<Body>>> for Balance {

@@ -18,7 +18,7 @@ mod stream;
 use std::time::Duration;
 
 pub(crate) use self::{
-    leases::{Leases, Part},
+    leases::{Leases, Part, begin},
     stream::follow,
 };
 

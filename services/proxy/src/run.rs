@@ -42,6 +42,7 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::install().context("failed to listen to signals")?;
     let exporter = telemetry::init("trellis-proxy")?;
     open_files::raise_limit();
+    quota::begin(&args.state_dir);
     let mut registry = Registry::default();
     let telemetry = Telemetry {
         metrics: Metrics::register(&mut registry),

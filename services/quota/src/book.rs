@@ -3,9 +3,9 @@
 //! Pure but for the channels to the proxies: callers pass the time.
 //!
 //! Ledgers are made when somebody asks and dropped when nothing in them counts any more, so what is kept is bounded by what is in
-//! use; beyond [`MOST_KEYS`] nothing new is leased, and proxies do what their limit says of a loss.
+//! use; beyond [`MOST_KEYS`], or [`MOST_KEYS_OF_OWNER`], nothing new is leased, and proxies do what their limit says of a loss.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +14,12 @@ use trellis_quota_stream::wire::KeyDigest;
 use trellis_rate::Moment;
 use trellis_rate::lease::{Authority, Epoch, Grant, Pod, Request, Start, Terms};
 
-use crate::roster::{Owner, Roster};
+use crate::roster::{self, Owner, Roster};
 
-/// Most ledgers.
-const MOST_KEYS: usize = 1_000_000;
+/// Most ledgers: some 1 KiB each, in a container of 512 MiB.
+const MOST_KEYS: usize = 250_000;
+/// Most ledgers of one Microservice: a flood of made-up keys is its own affair.
+const MOST_KEYS_OF_OWNER: usize = 50_000;
 /// Time between two recalls of the same key.
 const BETWEEN_RECALLS: Duration = Duration::from_millis(100);
 
@@ -35,6 +37,13 @@ pub struct LimitId {
     /// What keys are made of.
     pub counters: Vec<String>,
 }
+
+/// Keys that a proxy has asked about.
+pub type Mentioned = HashSet<(Arc<LimitId>, Option<KeyDigest>)>;
+
+/// There are too many keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
 
 /// A limit, on the terms of a document.
 #[derive(Clone, Debug)]
@@ -72,10 +81,11 @@ pub struct Claim {
 pub struct Book {
     claim: Option<Claim>,
     roster: Roster,
+    /// What there was before the claim; None until that is known.
+    epoch: Option<roster::Epoch>,
     limits: HashMap<Arc<LimitId>, Ledgers>,
     keys: usize,
-    /// Of each Microservice the pods that have told all in this epoch, and when their processes began.
-    told: HashMap<Owner, HashMap<Pod, Moment>>,
+    keys_of: HashMap<Owner, usize>,
     /// Where the proxy of a pod listens, and which of its streams that is.
     streams: HashMap<Pod, (u64, mpsc::Sender<Recall>)>,
     next_stream: u64,
@@ -125,32 +135,44 @@ impl Book {
     /// Another claim, or the same for longer, or none any more. What was leased under an earlier one is forgotten: proxies tell.
     pub fn claimed(&mut self, claim: Option<Claim>) {
         if self.claim.map(|claim| claim.epoch) != claim.map(|claim| claim.epoch) {
+            self.epoch = None;
             self.limits.clear();
             self.keys = 0;
-            self.told.clear();
+            self.keys_of.clear();
             self.streams.clear();
         }
         self.claim = claim;
     }
 
+    /// Whether this is the epoch of the claim.
+    pub fn claims(&self, epoch: Epoch) -> bool {
+        self.claim.is_some_and(|claim| claim.epoch == epoch)
+    }
+
+    /// The pods of a list that was asked for after the claim was made.
+    pub fn listed(&mut self, epoch: Epoch, pods: Vec<(Pod, Owner)>) {
+        let Some(claim) = self.claim.filter(|claim| claim.epoch == epoch) else {
+            return;
+        };
+        for (pod, owner) in pods {
+            self.roster.appeared(pod, owner);
+        }
+        self.epoch = Some(roster::Epoch {
+            began: claim.began,
+            pods: self.roster.all().collect(),
+            told: HashMap::new(),
+        });
+    }
+
     /// The claim, if it holds and everything needed is known.
     pub fn holds(&self, now: Moment) -> Option<Claim> {
-        self.claim
-            .filter(|claim| now < claim.until && self.roster.is_complete())
+        let is_known = self.epoch.is_some() && self.roster.is_complete();
+        self.claim.filter(|claim| now < claim.until && is_known)
     }
 
-    /// The pods, to be told of changes by [`Self::pod_appeared`] and [`Self::pod_ended`].
+    /// The pods. Those that are gone are told by [`Self::pod_ended`].
     pub const fn roster(&mut self) -> &mut Roster {
         &mut self.roster
-    }
-
-    /// A pod exists.
-    pub fn pod_appeared(&mut self, pod: Pod, owner: &Owner) {
-        if self.roster.appeared(pod, owner.clone()) {
-            for ledger in self.ledgers_of(owner) {
-                ledger.authority.pod_appeared(pod);
-            }
-        }
     }
 
     /// A pod is gone.
@@ -192,28 +214,36 @@ impl Book {
     }
 
     /// Answers a request; None if it is out of date, or nothing can be granted at all.
+    ///
+    /// # Errors
+    /// There are too many keys.
     pub fn ask(
         &mut self,
         limit: &Agreed,
         key: Option<KeyDigest>,
         request: &Request,
         now: Moment,
-    ) -> Option<Grant> {
-        let claim = self.holds(now)?;
+    ) -> Result<Option<Grant>, Full> {
         let Agreed { id, .. } = limit;
+        let Some((claim, epoch)) = self.holds(now).zip(self.epoch.as_ref()) else {
+            return Ok(None);
+        };
+        if !self.roster.has(request.pod, &id.owner) {
+            return Ok(None);
+        }
         let ledgers = self
             .limits
             .entry(Arc::clone(id))
             .or_insert_with(|| Ledgers::new(limit));
         ledgers.agree(limit);
         if !ledgers.keys.contains_key(&key) {
-            if self.keys >= MOST_KEYS {
+            let of_owner = self.keys_of.entry(id.owner.clone()).or_default();
+            if self.keys >= MOST_KEYS || *of_owner >= MOST_KEYS_OF_OWNER {
                 self.counts.full += 1;
-                return None;
+                return Err(Full);
             }
-            let empty = HashMap::new();
-            let told = self.told.get(&id.owner).unwrap_or(&empty);
-            let start = Start::Successor(self.roster.of(&id.owner, told, now));
+            *of_owner += 1;
+            let start = Start::Successor(self.roster.of(&id.owner, epoch, now));
             let authority = Authority::new(ledgers.terms, claim.epoch, start, claim.began, claim.until);
             let ledger = Ledger {
                 authority,
@@ -222,9 +252,13 @@ impl Book {
             ledgers.keys.insert(key, ledger);
             self.keys += 1;
         }
-        let ledger = ledgers.keys.get_mut(&key)?;
+        let Some(ledger) = ledgers.keys.get_mut(&key) else {
+            return Ok(None);
+        };
         ledger.authority.prolong(claim.until);
-        let grant = ledger.authority.receive(request, now)?;
+        let Some(grant) = ledger.authority.receive(request, now) else {
+            return Ok(None);
+        };
         self.counts.grants += 1;
         let wants_more = !grant.is_renewal && grant.amount < request.demand_of(grant.whole);
         if wants_more && now >= ledger.recalled_at.after(BETWEEN_RECALLS) {
@@ -243,16 +277,24 @@ impl Book {
                 }
             }
         }
-        Some(grant)
+        Ok(Some(grant))
     }
 
-    /// A pod has told all that it holds and has used, on every limit. Its process began then.
-    pub fn told(&mut self, pod: Pod, owner: &Owner, began: Moment) {
-        for ledger in self.ledgers_of(owner) {
-            ledger.authority.pod_told(pod, began);
+    /// A pod has told all that it holds and has used: of these keys. Its process began then.
+    pub fn told(&mut self, pod: Pod, owner: &Owner, keys: &Mentioned, began: Moment, now: Moment) {
+        for (id, ledgers) in self.limits.iter_mut().filter(|(id, _)| id.owner == *owner) {
+            for (key, ledger) in &mut ledgers.keys {
+                ledger.authority.pod_told(pod, began);
+                if !keys.contains(&(Arc::clone(id), *key)) {
+                    ledger.authority.pod_let_go(pod, now);
+                }
+            }
         }
-        let told = self.told.entry(owner.clone()).or_default();
-        told.entry(pod).or_insert(began);
+        if let Some(epoch) = &mut self.epoch
+            && epoch.pods.contains(&pod)
+        {
+            epoch.told.entry(pod).or_insert(began);
+        }
     }
 
     /// Forgets what does not count any more.
@@ -262,12 +304,10 @@ impl Book {
         }
         self.limits.retain(|_, ledgers| !ledgers.keys.is_empty());
         self.keys = self.limits.values().map(|ledgers| ledgers.keys.len()).sum();
-        let roster = &self.roster;
-        self.told.retain(|owner, told| {
-            // Those that have ended are in the roster's memory, which has to know that they told.
-            told.retain(|pod, _| roster.remembers(*pod, owner));
-            !told.is_empty()
-        });
+        self.keys_of.clear();
+        for (id, ledgers) in &self.limits {
+            *self.keys_of.entry(id.owner.clone()).or_default() += ledgers.keys.len();
+        }
     }
 
     /// How full it is.
@@ -356,11 +396,11 @@ mod tests {
     /// A book of an epoch that has begun long ago, with so many pods that have told.
     fn book(pods: u64) -> Book {
         let mut book = Book::default();
-        book.roster().relisted(&Default::default(), at(0));
+        book.roster().relisted(&HashSet::new(), at(0));
         book.claimed(claim(1, at(0)));
+        book.listed(Epoch(1), (1..=pods).map(|pod| (Pod(pod), owner())).collect());
         for pod in 1..=pods {
-            book.pod_appeared(Pod(pod), &owner());
-            book.told(Pod(pod), &owner(), at(0));
+            book.told(Pod(pod), &owner(), &Mentioned::new(), at(0), at(0));
         }
         book
     }
@@ -374,8 +414,8 @@ mod tests {
     /// Asks for a part of 100 and is answered; what may be used then.
     fn lease(book: &mut Book, client: &mut Client, used: u32, demand: u32, now: Moment) -> Option<u32> {
         let whole = NonZeroU32::new(100).unwrap();
-        let request = client.request(used, demand, whole, now);
-        let grant = book.ask(&limit(100, 1), None, &request, now)?;
+        let request = client.request(used, demand, whole, WINDOW, now);
+        let grant = book.ask(&limit(100, 1), None, &request, now).unwrap()?;
         client.receive(&grant, now);
         client.share(now).map(|share| share.of(100))
     }
@@ -385,9 +425,15 @@ mod tests {
         let mut book = Book::default();
         assert_eq!(book.holds(at(1)), None);
         book.claimed(claim(1, at(0)));
-        assert_eq!(book.holds(at(1)), None, "no pod is known yet");
-        assert_eq!(lease(&mut book, &mut client(1), 0, 1, at(1)), None);
-        book.roster().relisted(&Default::default(), at(2));
+        book.roster().relisted(&HashSet::new(), at(1));
+        assert_eq!(book.holds(at(1)), None, "which pods there were is not known yet");
+        book.listed(Epoch(2), Vec::new());
+        assert_eq!(
+            lease(&mut book, &mut client(1), 0, 1, at(1)),
+            None,
+            "it was not listed for this claim"
+        );
+        book.listed(Epoch(1), Vec::new());
         assert_eq!(book.holds(at(2)).map(|claim| claim.epoch), Some(Epoch(1)));
         book.claimed(None);
         assert_eq!(book.holds(at(2)), None);
@@ -401,9 +447,9 @@ mod tests {
         book.listen(Pod(1), recalls);
         let now = at(1_000);
         assert_eq!(
-            lease(&mut book, &mut one, 0, 90, now),
+            lease(&mut book, &mut one, 0, 84, now),
             Some(92),
-            "and a part of what nobody wants"
+            "and half of what nobody wants"
         );
         assert_eq!(lease(&mut book, &mut two, 0, 40, now), Some(8));
         assert_eq!(recalled.try_recv().unwrap().key, None);
@@ -420,6 +466,7 @@ mod tests {
         book.listen(Pod(1), recalls);
         assert!(lease(&mut book, &mut client(1), 0, 10, at(1_000)).is_some());
         book.claimed(claim(2, at(1_001)));
+        book.listed(Epoch(2), Vec::new());
         assert!(recalled.blocking_recv().is_none());
         assert_eq!(book.size().keys, 0);
         // The pod has not told in this epoch: nothing is known of what it has.
@@ -442,13 +489,52 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_that_came_after_the_claim_takes_nothing_from_the_others_before_it_asks() {
+        let mut book = book(1);
+        book.roster().appeared(Pod(2), owner());
+        let now = at(1_000);
+        assert_eq!(lease(&mut book, &mut client(1), 0, 100, now), Some(100));
+        book.told(Pod(2), &owner(), &Mentioned::new(), now, now);
+        book.roster().appeared(Pod(3), owner());
+        let mut one = client(1).after(trellis_rate::lease::Sequence(1));
+        assert_eq!(lease(&mut book, &mut one, 0, 100, now), Some(100));
+    }
+
+    #[test]
+    fn what_a_pod_does_not_mention_when_it_tells_all_comes_back_a_window_later() {
+        let mut book = book(2);
+        let mut two = client(2);
+        assert_eq!(lease(&mut book, &mut client(1), 0, 100, at(1_000)), Some(100));
+        book.told(Pod(1), &owner(), &Mentioned::new(), at(0), at(1_001));
+        assert_eq!(lease(&mut book, &mut two, 0, 100, at(1_060)), Some(0));
+        assert_eq!(lease(&mut book, &mut two, 0, 100, at(1_062)), Some(100));
+    }
+
+    #[test]
+    fn one_services_flood_of_keys_leaves_room_for_others() {
+        let mut book = book(1);
+        let whole = NonZeroU32::new(100).unwrap();
+        let mut ask = |limit: &Agreed, key: u64| {
+            let mut one = client(1);
+            let request = one.request(0, 1, whole, WINDOW, at(1_000));
+            let digest: KeyDigest = u128::from(key).to_be_bytes();
+            book.ask(limit, Some(digest), &request, at(1_000))
+        };
+        for key in 0..MOST_KEYS_OF_OWNER as u64 {
+            ask(&limit(100, 1), key).unwrap();
+        }
+        assert_eq!(ask(&limit(100, 1), u64::MAX), Err(Full));
+        assert!(ask(&limit(100, 1), 0).is_ok(), "one that is there already");
+    }
+
+    #[test]
     fn the_terms_of_the_newest_document_hold() {
         let mut book = book(1);
         let whole = NonZeroU32::new(100).unwrap();
         let mut one = client(1);
         let mut ask = |limit: &Agreed, seconds| {
-            let request = one.request(0, 100, whole, at(seconds));
-            let grant = book.ask(limit, None, &request, at(seconds)).unwrap();
+            let request = one.request(0, 100, whole, WINDOW, at(seconds));
+            let grant = book.ask(limit, None, &request, at(seconds)).unwrap().unwrap();
             one.receive(&grant, at(seconds));
             (grant.amount, grant.whole.get())
         };

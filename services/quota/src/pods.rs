@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt as _, pin_mut};
 use k8s_openapi::api::core::v1::Pod as KubePod;
-use kube::api::PartialObjectMeta;
+use kube::api::{ListParams, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use parking_lot::Mutex;
@@ -20,11 +20,31 @@ use trellis_rate::lease::Pod;
 use crate::book::Book;
 use crate::roster::Owner;
 
+/// Pods whose processes run or will: one that has failed or succeeded holds nothing any more.
+const LIVE: &str = "status.phase!=Failed,status.phase!=Succeeded";
+/// Seconds after which the API server ends a watch, which then goes on; one that hangs is noticed soon after (see `run`).
+const WATCH: u32 = 30;
+
+/// Lists every pod as it is now.
+///
+/// # Errors
+/// The API server's.
+pub async fn list(client: &Client) -> Result<Vec<(Pod, Owner)>, kube::Error> {
+    let pods: Api<PartialObjectMeta<KubePod>> = Api::all(client.clone());
+    let settings = ListParams::default()
+        .labels(names::LABEL_MICROSERVICE)
+        .fields(LIVE);
+    Ok(pods.list(&settings).await?.iter().filter_map(identity).collect())
+}
+
 /// Tells the book of every pod, for ever.
 pub async fn watch(client: Client, book: Arc<Mutex<Book>>, known: Pending) {
     let mut known = Some(known);
     let pods: Api<PartialObjectMeta<KubePod>> = Api::all(client);
-    let settings = watcher::Config::default().labels(names::LABEL_MICROSERVICE);
+    let settings = watcher::Config::default()
+        .labels(names::LABEL_MICROSERVICE)
+        .fields(LIVE)
+        .timeout(WATCH);
     let events = watcher(pods, settings).default_backoff();
     pin_mut!(events);
     let mut listed: HashSet<Pod> = HashSet::new();
@@ -34,7 +54,7 @@ pub async fn watch(client: Client, book: Arc<Mutex<Book>>, known: Pending) {
             Ok(watcher::Event::InitApply(pod)) => {
                 if let Some((pod, owner)) = identity(&pod) {
                     listed.insert(pod);
-                    book.lock().pod_appeared(pod, &owner);
+                    book.lock().roster().appeared(pod, owner);
                 }
             }
             Ok(watcher::Event::InitDone) => {
@@ -51,7 +71,7 @@ pub async fn watch(client: Client, book: Arc<Mutex<Book>>, known: Pending) {
             }
             Ok(watcher::Event::Apply(pod)) => {
                 if let Some((pod, owner)) = identity(&pod) {
-                    book.lock().pod_appeared(pod, &owner);
+                    book.lock().roster().appeared(pod, owner);
                 }
             }
             // The object goes when the kubelet has ended the last process, unless somebody forces it.

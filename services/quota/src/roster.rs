@@ -8,8 +8,8 @@ use std::time::Duration;
 use trellis_rate::Moment;
 use trellis_rate::lease::{self, Pod};
 
-/// How long pods that have ended are remembered. After a change of the authority, limits with a longer window learn for that long.
-const REMEMBERED: Duration = Duration::from_secs(3600);
+/// How long pods that have ended are remembered. After a change of the authority, limits with a longer window learn for a window.
+const REMEMBERED: Duration = Duration::from_secs(25 * 3600);
 
 /// A Microservice: namespace and name.
 pub type Owner = (String, String);
@@ -77,34 +77,47 @@ impl Roster {
         self.alive.get(&pod) == Some(owner)
     }
 
-    /// Whether a pod of this Microservice exists, or ended not long ago.
-    pub fn remembers(&self, pod: Pod, owner: &Owner) -> bool {
-        self.has(pod, owner)
-            || self
-                .ended
-                .iter()
-                .any(|(_, ended, of)| *ended == pod && of == owner)
-    }
-
     /// How many pods there are.
     pub fn len(&self) -> usize {
         self.alive.len()
     }
 
-    /// What a new authority has to know of a Microservice's pods, of which some have told it all.
-    pub fn of(&self, owner: &Owner, told: &HashMap<Pod, Moment>, now: Moment) -> lease::Roster {
+    /// Every pod.
+    pub fn all(&self) -> impl Iterator<Item = Pod> {
+        self.alive.keys().copied()
+    }
+
+    /// What a ledger has to know of a Microservice's pods: those of before the claim, and of these those that have not told.
+    pub fn of(&self, owner: &Owner, epoch: &Epoch, now: Moment) -> lease::Roster {
+        let untold = |pod: &Pod| epoch.pods.contains(pod) && !epoch.told.contains_key(pod);
         let alive = self.by_owner.get(owner).into_iter().flatten();
-        let ended = self.ended.iter().filter(|(_, _, of)| of == owner);
-        let untold = ended.filter(|(_, pod, _)| !told.contains_key(pod));
+        let ended = self
+            .ended
+            .iter()
+            .filter(|(at, pod, of)| of == owner && (*at < epoch.began || untold(pod)));
         // An earlier process of a pod that has told may have used something until the present one began.
-        let restarted = told.iter().map(|(pod, began)| (*pod, *began));
-        let remembered_since = now.before(REMEMBERED);
+        let of_owner = |pod: &Pod| self.alive.get(pod) == Some(owner);
+        let restarted = epoch.told.iter().filter(|(pod, _)| of_owner(pod));
         lease::Roster {
-            pods: alive.filter(|pod| !told.contains_key(pod)).copied().collect(),
-            ended: untold.map(|(at, pod, _)| (*pod, *at)).chain(restarted).collect(),
-            watched_since: self.complete_since.unwrap_or(now).max(remembered_since),
+            pods: alive.copied().filter(untold).collect(),
+            ended: ended
+                .map(|(at, pod, _)| (*pod, *at))
+                .chain(restarted.map(|(pod, began)| (*pod, *began)))
+                .collect(),
+            watched_since: self.complete_since.unwrap_or(now).max(now.before(REMEMBERED)),
         }
     }
+}
+
+/// What is known of the pods from before an epoch.
+#[derive(Debug, Default)]
+pub struct Epoch {
+    /// When it was claimed.
+    pub began: Moment,
+    /// All pods that there were just after. Others cannot have anything from before.
+    pub pods: HashSet<Pod>,
+    /// Those of them that have told all, and when their processes began.
+    pub told: HashMap<Pod, Moment>,
 }
 
 #[cfg(test)]
@@ -119,6 +132,15 @@ mod tests {
         ("shop".to_owned(), "order".to_owned())
     }
 
+    /// One that began at 100 s, with these pods from before.
+    fn epoch(pods: &[u64]) -> Epoch {
+        Epoch {
+            began: at(100),
+            pods: pods.iter().map(|pod| Pod(*pod)).collect(),
+            told: HashMap::new(),
+        }
+    }
+
     #[test]
     fn pods_come_and_go_and_are_remembered_for_a_while() {
         let mut roster = Roster::default();
@@ -128,16 +150,30 @@ mod tests {
         assert_eq!(roster.relisted(&HashSet::from([Pod(1), Pod(2)]), at(10)), []);
         assert_eq!(roster.ended(Pod(2), at(20)), Some(order()));
         assert_eq!(roster.ended(Pod(3), at(20)), None);
-        let known = roster.of(&order(), &HashMap::new(), at(30));
+        let known = roster.of(&order(), &epoch(&[1]), at(130));
         assert_eq!(known.pods, [Pod(1)]);
         assert_eq!(known.ended, [(Pod(2), at(20))]);
         assert_eq!(known.watched_since, at(10));
 
+        let later = at(20).after(REMEMBERED).after(Duration::from_secs(1));
         roster.appeared(Pod(4), order());
-        roster.ended(Pod(4), at(4_000));
-        let known = roster.of(&order(), &HashMap::new(), at(4_000));
-        assert_eq!(known.ended, [(Pod(4), at(4_000))]);
-        assert_eq!(known.watched_since, at(400), "nothing is known of those before");
+        roster.ended(Pod(4), later);
+        let known = roster.of(&order(), &epoch(&[1, 4]), later);
+        assert_eq!(known.ended, [(Pod(4), later)]);
+        assert_eq!(known.watched_since, at(21), "nothing is known of those before");
+    }
+
+    #[test]
+    fn a_pod_that_came_after_the_claim_has_nothing_from_before() {
+        let mut roster = Roster::default();
+        roster.appeared(Pod(1), order());
+        roster.relisted(&HashSet::from([Pod(1)]), at(10));
+        for pod in [2, 3] {
+            roster.appeared(Pod(pod), order());
+        }
+        roster.ended(Pod(3), at(120));
+        let known = roster.of(&order(), &epoch(&[1]), at(130));
+        assert_eq!((known.pods, known.ended), (vec![Pod(1)], vec![]));
     }
 
     #[test]
@@ -145,16 +181,13 @@ mod tests {
         let mut roster = Roster::default();
         roster.appeared(Pod(1), order());
         roster.appeared(Pod(2), order());
-        let told = HashMap::from([(Pod(1), at(5))]);
-        let known = roster.of(&order(), &told, at(30));
+        let mut epoch = epoch(&[1, 2]);
+        epoch.told.insert(Pod(1), at(5));
+        let known = roster.of(&order(), &epoch, at(130));
         assert_eq!((known.pods, known.ended), (vec![Pod(2)], vec![(Pod(1), at(5))]));
-        roster.ended(Pod(1), at(40));
-        let known = roster.of(&order(), &told, at(40));
-        assert_eq!(
-            known.ended,
-            [(Pod(1), at(5))],
-            "what it did since stands in the ledgers"
-        );
+        roster.ended(Pod(1), at(140));
+        let known = roster.of(&order(), &epoch, at(140));
+        assert_eq!(known.ended, [], "what it did since stands in the ledgers");
     }
 
     #[test]
@@ -164,7 +197,7 @@ mod tests {
         roster.relisted(&HashSet::from([Pod(1)]), at(1));
         let gone = roster.relisted(&HashSet::new(), at(50));
         assert_eq!(gone, [(Pod(1), order())]);
-        let known = roster.of(&order(), &HashMap::new(), at(51));
+        let known = roster.of(&order(), &epoch(&[]), at(151));
         assert_eq!(known.ended, [(Pod(1), at(50))]);
         assert_eq!(known.watched_since, at(50), "another one may have come and gone");
         assert_eq!(roster.len(), 0);

@@ -39,6 +39,10 @@ const CLAIM: [Duration; 3] = [
     Duration::from_secs(6),
     Duration::from_secs(2),
 ];
+/// Longest silence on a connection that owes an answer: a little more than a watch lasts.
+const SILENCE: Duration = Duration::from_secs(40);
+/// Time between tries to list pods.
+const RETRY: Duration = Duration::from_millis(300);
 /// Time between looks for what does not count any more.
 const SWEEP: Duration = Duration::from_secs(5);
 /// How long streams may take to end.
@@ -112,7 +116,9 @@ async fn run(args: Args) -> Result<(), Error> {
     let readiness = Readiness::new();
     let admin_port = listen(args.admin_address).await?;
     let port = listen(args.address).await?;
-    let client = Client::try_from(kube::Config::infer().await?)?;
+    let mut config = kube::Config::infer().await?;
+    config.read_timeout = Some(SILENCE);
+    let client = Client::try_from(config)?;
     let namespace = args
         .namespace
         .clone()
@@ -142,12 +148,12 @@ async fn run(args: Args) -> Result<(), Error> {
     };
     let (leadership, authority) = Leadership::new(client.clone(), &namespace, candidate, settings);
     let server = Server {
-        authenticator: Authenticator::new(client, AUDIENCE),
+        authenticator: Authenticator::new(client.clone(), AUDIENCE),
         book: Arc::clone(&book),
         leader: leadership.leader(),
         drain: stopping,
     };
-    tokio::spawn(follow(authority.terms(), Arc::clone(&book)));
+    tokio::spawn(follow(authority.terms(), client.clone(), Arc::clone(&book)));
     tokio::spawn(sweep(book));
     let mut leadership = tokio::spawn(leadership.run(finishing));
     let mut stream = tokio::spawn(server.serve(port));
@@ -171,16 +177,40 @@ async fn run(args: Args) -> Result<(), Error> {
 }
 
 /// Tells the book of the claim.
-async fn follow(mut terms: watch::Receiver<Option<Term>>, book: Arc<Mutex<Book>>) {
+async fn follow(mut terms: watch::Receiver<Option<Term>>, client: Client, book: Arc<Mutex<Book>>) {
     let mut current: Option<Claim> = None;
     loop {
         let term = *terms.borrow_and_update();
-        current = term.map(|term| claim(term, current));
-        book.lock().claimed(current);
+        let next = term.map(|term| claim(term, current));
+        book.lock().claimed(next);
+        if let Some(claim) = next.filter(|next| current.is_none_or(|current| current.epoch != next.epoch)) {
+            tokio::spawn(list(claim.epoch, client.clone(), Arc::clone(&book)));
+        }
+        current = next;
         if terms.changed().await.is_err() {
             book.lock().claimed(None);
             return;
         }
+    }
+}
+
+/// Tells the book which pods there are after the claim. One that the own watch has not shown yet may hold a lease of an epoch before.
+async fn list(epoch: Epoch, client: Client, book: Arc<Mutex<Book>>) {
+    loop {
+        match pods::list(&client).await {
+            Ok(pods) => {
+                tracing::info!(epoch = epoch.0, pods = pods.len(), "granting");
+                return book.lock().listed(epoch, pods);
+            }
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, "failed to list pods; trying again");
+            }
+        }
+        if !book.lock().claims(epoch) {
+            return;
+        }
+        time::sleep(RETRY).await;
     }
 }
 

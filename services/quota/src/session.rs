@@ -13,11 +13,13 @@ use trellis_quota_stream::v1::{self, lease_request::Message, lease_response};
 use trellis_quota_stream::wire::{self, Fault};
 use trellis_rate::lease::{Epoch, Incarnation, Pod};
 
-use crate::book::{Agreed, Book, LimitId, Recall};
+use crate::book::{Agreed, Book, Full, LimitId, Mentioned, Recall};
 use crate::roster::Owner;
 
 /// Most limits of one stream; a policy has 16, and a Microservice few of them.
-const MOST_LIMITS: usize = 1024;
+const MOST_LIMITS: usize = 256;
+/// Longest names, and CEL expressions of one limit, in bytes.
+const LONGEST_NAMES: usize = 16 * 1024;
 /// Recalls that wait to be sent.
 const RECALLS: usize = 256;
 
@@ -42,6 +44,10 @@ pub struct Session {
 struct Limits {
     by_number: HashMap<u32, Agreed>,
     numbers: HashMap<Arc<LimitId>, u32>,
+    /// Keys that were asked about until all was told; None from then on.
+    mentioned: Option<Mentioned>,
+    /// Something was asked about that is not in the book.
+    is_full: bool,
 }
 
 impl Session {
@@ -55,7 +61,10 @@ impl Session {
         let (recalls, mut recalled) = mpsc::channel(RECALLS);
         let stream = self.book.lock().listen(self.pod, recalls);
         let welcome = lease_response::Message::Welcome(v1::Welcome { epoch: self.epoch.0 });
-        let mut limits = Limits::default();
+        let mut limits = Limits {
+            mentioned: Some(Mentioned::new()),
+            ..Limits::default()
+        };
         let mut next = Some(Ok(welcome));
         loop {
             if let Some(message) = next.take() {
@@ -93,16 +102,20 @@ impl Session {
             Some(Message::Hello(_)) | None => return None,
         };
         match self.answer(&batch, limits) {
+            Err(None) => Some(Err(Status::unavailable(
+                "this replica does not grant in this epoch any more",
+            ))),
             Ok(grants) if grants.is_empty() => None,
             Ok(grants) => Some(Ok(lease_response::Message::Answers(v1::Answers {
                 grants,
                 recalls: Vec::new(),
             }))),
-            Err(error) => Some(Err(Status::invalid_argument(error))),
+            Err(Some(fault)) => Some(Err(Status::invalid_argument(fault))),
         }
     }
 
-    fn answer(&self, batch: &v1::Batch, limits: &mut Limits) -> Result<Vec<v1::Grant>, String> {
+    /// The grants for a batch, or what is wrong with it; nothing is, if the epoch is over.
+    fn answer(&self, batch: &v1::Batch, limits: &mut Limits) -> Result<Vec<v1::Grant>, Option<String>> {
         for limit in &batch.limits {
             limits.agree(&self.owner, limit)?;
         }
@@ -110,22 +123,29 @@ impl Session {
         let now = clock::now();
         let mut book = self.book.lock();
         if book.holds(now).is_none_or(|claim| claim.epoch != self.epoch) {
-            return Ok(Vec::new());
+            return Err(None);
         }
         let mut grants = Vec::with_capacity(batch.asks.len());
         for ask in &batch.asks {
             let Some(limit) = limits.by_number.get(&ask.limit) else {
-                return Err(format!("limit {} was not told: send it first", ask.limit));
+                return Err(Some(format!("limit {} was not told: send it first", ask.limit)));
             };
-            let of = |fault: Fault| format!("ask for limit {}: {fault}", ask.limit);
+            let of = |fault: Fault| Some(format!("ask for limit {}: {fault}", ask.limit));
             let key = wire::key_of(&ask.key).map_err(of)?;
             let request = wire::request(ask, self.pod, self.incarnation, self.epoch, age).map_err(of)?;
-            if let Some(grant) = book.ask(limit, key, &request, now) {
-                grants.push(wire::grant(ask.limit, key, &grant));
+            match book.ask(limit, key, &request, now) {
+                Ok(grant) => grants.extend(grant.map(|grant| wire::grant(ask.limit, key, &grant))),
+                Err(Full) => limits.is_full = true,
+            }
+            if let Some(mentioned) = &mut limits.mentioned {
+                mentioned.insert((Arc::clone(&limit.id), key));
             }
         }
-        if batch.complete {
-            book.told(self.pod, &self.owner, now.before(age));
+        // What it holds of keys that are not in the book is not known.
+        if let Some(mentioned) = limits.mentioned.take_if(|_| batch.complete)
+            && !limits.is_full
+        {
+            book.told(self.pod, &self.owner, &mentioned, now.before(age), now);
         }
         Ok(grants)
     }
@@ -135,6 +155,12 @@ impl Limits {
     fn agree(&mut self, owner: &Owner, limit: &v1::Limit) -> Result<(), String> {
         if self.by_number.len() >= MOST_LIMITS && !self.by_number.contains_key(&limit.number) {
             return Err(format!("more than {MOST_LIMITS} limits on one stream"));
+        }
+        let counters = limit.counters.iter().map(String::len).sum::<usize>();
+        if limit.policy.len() + limit.name.len() + limit.route.len() + counters > LONGEST_NAMES {
+            return Err(format!(
+                "the names of a limit are longer than {LONGEST_NAMES} bytes"
+            ));
         }
         let id = Arc::new(LimitId {
             owner: owner.clone(),

@@ -41,10 +41,10 @@ pub enum Start {
     Successor(Roster),
 }
 
-/// Which pods may be using something.
+/// Which pods may be using something that an epoch before granted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roster {
-    /// Those that exist.
+    /// Those that existed when the epoch was claimed, and have not told since. One that came later has nothing from before.
     pub pods: Vec<Pod>,
     /// Those that have ended, and when, as far as that was seen.
     pub ended: Vec<(Pod, Moment)>,
@@ -90,15 +90,6 @@ impl Authority {
         self.terms = terms;
     }
 
-    /// A pod exists.
-    pub fn pod_appeared(&mut self, pod: Pod) {
-        let is_heard = self.accounts.iter().any(|account| account.pod == pod)
-            || self.unheard.iter().any(|unheard| unheard.pod == pod);
-        if self.is_successor && !is_heard {
-            self.unheard.push(Unheard { pod, ended: None });
-        }
-    }
-
     /// A pod has told all that it holds and has used of this limit, and has seen a grant, or a word, of this epoch: it takes none from
     /// before. Its process began at `began`; an earlier one of it may have used something until then.
     pub fn pod_told(&mut self, pod: Pod, began: Moment) {
@@ -112,14 +103,19 @@ impl Authority {
         });
     }
 
+    /// A pod holds nothing of this limit any more, and asks for it no more.
+    pub fn pod_let_go(&mut self, pod: Pod, now: Moment) {
+        for account in self.accounts.iter_mut().filter(|account| account.pod == pod) {
+            account.end(now);
+        }
+    }
+
     /// A pod's process has ended and will not start again.
     pub fn pod_ended(&mut self, pod: Pod, now: Moment) {
         for unheard in self.unheard.iter_mut().filter(|unheard| unheard.pod == pod) {
             unheard.ended.get_or_insert(now);
         }
-        for account in self.accounts.iter_mut().filter(|account| account.pod == pod) {
-            account.end(now);
-        }
+        self.pod_let_go(pod, now);
     }
 
     /// Answers a request. None if it is out of date, or the claim has ended.
@@ -242,16 +238,17 @@ impl Authority {
         }
     }
 
-    /// The fair share of a pod among all that ask, and of what nobody asks for as much as all other pods could get: so that a pod
-    /// that suddenly has more to do need not ask first.
+    /// The fair share of a pod among all that ask, and of what nobody asks for as much as all of them could get, and one more: so that
+    /// a pod that suddenly has more to do need not ask first.
     fn offer(&self, place: usize, now: Moment) -> u32 {
+        if self.accounts[place].demand == 0 {
+            // It gives up what it has.
+            return 0;
+        }
         let shares = self.shares(Some(place), now);
         let unwanted = self.terms.limit.get() - shares.iter().sum::<u32>();
-        match self.accounts[place].demand {
-            // It gives up what it has.
-            0 => 0,
-            _ => shares[place] + unwanted / self.terms.replicas,
-        }
+        let asking = shares.iter().filter(|share| **share > 0).count();
+        shares[place] + unwanted / (u32::try_from(asking).unwrap_or(u32::MAX).saturating_add(1))
     }
 
     /// The fair share of each process, `asking` among those that ask.

@@ -1,6 +1,7 @@
 //! The side that uses.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use super::{Epoch, Grant, GrantId, Incarnation, OnLoss, Pod, Request, Sequence, rescaled};
 use crate::mutation::{Mutation, is_on};
@@ -21,6 +22,16 @@ pub struct Client {
     /// the authority that it takes no other grant from before.
     sent_at: Option<Moment>,
     held: Option<Held>,
+    /// The most that it held since some time, and in a time before, each as long as what was used counts.
+    peaks: [Part; 2],
+    peaks_since: Moment,
+}
+
+/// Parts of a whole.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    amount: u32,
+    whole: NonZeroU32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +55,8 @@ impl Client {
             last: Sequence(0),
             sent_at: None,
             held: None,
+            peaks: [Part::NOTHING; 2],
+            peaks_since: Moment::ORIGIN,
         }
     }
 
@@ -94,10 +107,19 @@ impl Client {
         self.sent_at
     }
 
-    /// A request to be sent now. `used` is what was used of the limit and still counts, at most, and `demand` what could be
-    /// used, both in parts of `whole`. An answer to an earlier one is not taken any more: send another one only when the last was
-    /// answered, or has taken so long that its answer is given up.
-    pub fn request(&mut self, used: u32, demand: u32, whole: NonZeroU32, now: Moment) -> Request {
+    /// A request to be sent now. `used` is what was used of the limit and still counts, at most; it counts for `memory`. `demand` is
+    /// what could be used. Both are parts of `whole`. An answer to an earlier request is not taken any more: send another one only when
+    /// the last was answered, or has taken so long that its answer is given up.
+    pub fn request(
+        &mut self,
+        used: u32,
+        demand: u32,
+        whole: NonZeroU32,
+        memory: Duration,
+        now: Moment,
+    ) -> Request {
+        // Nobody uses more than they hold.
+        let used = used.min(self.most_held(whole, memory, now));
         self.last = Sequence(self.last.0 + 1);
         self.sent_at = Some(now);
         let mut request = Request {
@@ -118,6 +140,23 @@ impl Client {
             request.fallback = rescaled(held.fallback, held.whole, whole);
         }
         request
+    }
+
+    /// The most that it held in the last `memory`, or in longer.
+    fn most_held(&mut self, whole: NonZeroU32, memory: Duration, now: Moment) -> u32 {
+        let holds = self.held.map_or(Part::NOTHING, |held| Part {
+            amount: self.allowance(&held, now),
+            whole: held.whole,
+        });
+        if now >= self.peaks_since.after(memory) {
+            self.peaks = [holds, self.peaks[0]];
+            self.peaks_since = now;
+        }
+        let [current, before] = self.peaks;
+        [holds, current, before]
+            .map(|part| rescaled(part.amount, part.whole, whole))
+            .into_iter()
+            .fold(0, u32::max)
     }
 
     /// Takes a grant; says whether it did. It does not if the grant is another's, answers another request than the last, is of an
@@ -152,6 +191,11 @@ impl Client {
             held = self.no_more_than_now(held, now);
         }
         self.sent_at = None;
+        let part = Part {
+            amount: held.amount,
+            whole: held.whole,
+        };
+        self.peaks[0] = self.peaks[0].max(part);
         self.held = Some(held);
         true
     }
@@ -177,5 +221,18 @@ impl Client {
             fallback: held.fallback.min(amount),
             ..renewal
         }
+    }
+}
+
+impl Part {
+    const NOTHING: Self = Self {
+        amount: 0,
+        whole: NonZeroU32::MIN,
+    };
+
+    fn max(self, other: Self) -> Self {
+        let [own, others] = [(self, other), (other, self)]
+            .map(|(part, other)| u64::from(part.amount) * u64::from(other.whole.get()));
+        if own >= others { self } else { other }
     }
 }

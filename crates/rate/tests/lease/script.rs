@@ -68,7 +68,7 @@ fn allowance(client: &Client, now: Moment) -> u32 {
 /// Of one that knows of its use only whether there was any.
 fn ask(client: &mut Client, demand: u32, now: Moment) -> Request {
     let used = if allowance(client, now) > 0 { LIMIT } else { 0 };
-    client.request(used, demand, whole(), now)
+    client.request(used, demand, whole(), terms().window, now)
 }
 
 #[test]
@@ -129,9 +129,9 @@ fn a_restarted_process_begins_with_nothing_while_what_it_spent_counts() {
 fn a_new_epoch_renews_what_is_held_and_grants_more_after_a_lease_and_a_window() {
     let (mut before, mut one, mut two) = (first(), client(1), client(2));
     assert_eq!(
-        refresh(&mut one, &mut before, 15, at(0)),
+        refresh(&mut one, &mut before, 12, at(0)),
         16,
-        "and its part of what nobody wants"
+        "and half of what nobody wants"
     );
     assert_eq!(refresh(&mut two, &mut before, 4, at(0)), 4);
     let mut after = successor(&[Pod(1), Pod(2)], at(1_000));
@@ -174,7 +174,7 @@ fn warm_successor(pods: &[Pod], ended: &[(Pod, Moment)], now: Moment) -> Authori
 #[test]
 fn a_new_epoch_that_has_looked_on_grants_as_soon_as_every_pod_has_told() {
     let (mut before, mut one, mut two) = (first(), client(1), client(2));
-    assert_eq!(refresh(&mut one, &mut before, 16, at(0)), 16);
+    assert_eq!(refresh(&mut one, &mut before, 12, at(0)), 16);
     let mut after = warm_successor(&[Pod(1), Pod(2)], &[], at(10_000));
     assert_eq!(
         refresh(&mut two, &mut after, 5, at(10_000)),
@@ -216,7 +216,7 @@ fn what_a_pod_gives_up_without_having_used_it_comes_to_the_other_at_once() {
     assert_eq!(refresh(&mut other, &mut authority, 50, at(10)), 0, "all is out");
     assert_eq!(authority.overdrawn(at(10)), [Pod(1)]);
     for millis in [20, 30] {
-        let request = busy.request(3, 3, whole(), at(millis));
+        let request = busy.request(3, 3, whole(), terms().window, at(millis));
         let grant = authority.receive(&request, at(millis)).unwrap();
         assert!(busy.receive(&grant, at(millis)));
     }
@@ -228,16 +228,16 @@ fn what_a_pod_gives_up_without_having_used_it_comes_to_the_other_at_once() {
 #[test]
 fn a_changed_limit_changes_what_a_part_is_at_once_and_the_ledger_is_rounded_up() {
     let (mut authority, mut one) = (first(), client(1));
-    assert_eq!(refresh(&mut one, &mut authority, 5, at(0)), 8);
+    assert_eq!(refresh(&mut one, &mut authority, 4, at(0)), 12);
     assert_eq!(
         one.share(at(0)).unwrap().of(40),
-        16,
+        24,
         "the proxy knows the new limit"
     );
     let limit = NonZeroU32::new(3).unwrap();
     authority.change(Terms { limit, ..terms() });
-    assert_eq!(authority.committed(at(0)), 2, "8 of 20 are more than 1 of 3");
-    let request = one.request(0, 3, limit, at(10));
+    assert_eq!(authority.committed(at(0)), 2, "12 of 20 are more than 1 of 3");
+    let request = one.request(0, 3, limit, terms().window, at(10));
     assert_eq!(request.allowance, 2);
     let grant = authority.receive(&request, at(10)).unwrap();
     assert!(one.receive(&grant, at(10)));

@@ -175,9 +175,6 @@ impl World {
         self.next_pod += 1;
         let process = self.process(pod, Incarnation(1));
         self.processes.push(process);
-        for office in &mut self.offices {
-            office.authority.pod_appeared(pod);
-        }
     }
 
     pub fn process(&mut self, pod: Pod, incarnation: Incarnation) -> Process {
@@ -255,7 +252,13 @@ impl World {
         let per_window = u64::from(process.load) * window / TICK;
         let demand = per_window.min(u64::from(limit)) as u32;
         let used = process.limiter.usage(None, self.terms.limit, here).most;
-        let request = process.client.request(used, demand, self.terms.limit, here);
+        let request = process.client.request(
+            used,
+            demand,
+            self.terms.limit,
+            with_drift(self.terms.window),
+            here,
+        );
         process.asked_at = Some(now);
         process.next_ask = now + length / 4;
         if now >= process.cut_off_until {

@@ -20,6 +20,7 @@ use trellis_quota_stream::{v1, wire};
 use trellis_rate::{
     Charge, Decision, KeyMaker, Limit, LimitSet, Limiter, Mode, Moment, Rate, Share,
     lease::{OnLoss, with_drift},
+    limit::LONGEST_WINDOW,
 };
 
 use crate::{
@@ -50,6 +51,7 @@ struct Asked {
     charge: Charge,
     /// This pod's part of the counter, if the limit is shared.
     part: Option<Arc<Part>>,
+    is_shadow: bool,
 }
 
 /// A limit that all pods of the service share.
@@ -374,7 +376,11 @@ impl Member {
                 part
             }
         };
-        Some(Asked { charge, part })
+        Some(Asked {
+            charge,
+            part,
+            is_shadow: self.settings.shadow,
+        })
     }
 }
 
@@ -384,9 +390,10 @@ impl Charges {
         self.0.get(member)?.as_ref()?.part.as_ref()
     }
 
-    /// The parts that are so new that a request waits for them.
+    /// The parts that are so new that a request waits for them; not for those of limits that do not decide.
     pub(super) fn new_parts(&self) -> SmallVec<[Arc<Part>; 1]> {
-        let parts = self.0.iter().flatten().filter_map(|asked| asked.part.as_ref());
+        let enforced = self.0.iter().flatten().filter(|asked| !asked.is_shadow);
+        let parts = enforced.filter_map(|asked| asked.part.as_ref());
         parts.filter(|part| part.is_new()).cloned().collect()
     }
 }
@@ -401,6 +408,11 @@ impl Leased {
     pub(crate) fn terms_differ(&self, other: &Self) -> bool {
         let terms = |leased: &Self| (leased.whole, leased.memory, leased.replicas, leased.on_loss);
         terms(self) != terms(other)
+    }
+
+    /// For how long what was used counts.
+    pub(crate) const fn memory(&self) -> Duration {
+        self.memory
     }
 
     /// What the document says of it.
@@ -480,7 +492,11 @@ fn limit(rule: &Rule, is_shared: bool, faults: &mut Vec<(String, String)>) -> Op
     };
     let window = |millis| {
         let window = Duration::from_millis(millis);
-        if is_shared { with_drift(window) } else { window }
+        if is_shared {
+            with_drift(window).min(LONGEST_WINDOW)
+        } else {
+            window
+        }
     };
     let rates = rates.iter().map(|rate| Rate {
         limit: NonZeroU32::new(rate.limit).unwrap_or(NonZeroU32::MIN),

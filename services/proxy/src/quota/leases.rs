@@ -2,7 +2,9 @@
 
 use std::{
     collections::HashMap,
+    fs,
     num::NonZeroU32,
+    path::Path,
     sync::{Arc, OnceLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -19,8 +21,8 @@ use super::FIRST_ANSWER;
 
 /// Counters of a limit that are leased at once; requests of further ones are treated as if the authority were lost.
 const MOST_PARTS: usize = 100_000;
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long an answer may take. The stream loses nothing: it is late because the authority has much to do.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Time between asks for a counter that is used.
 const FRESHEN: Duration = Duration::from_secs(1);
 /// Time between asks for one that is not.
@@ -28,7 +30,7 @@ const RENEW: Duration = Duration::from_secs(10);
 /// A counter at rest for so long is given back.
 const REST: Duration = Duration::from_secs(10);
 /// Time until a counter that got less than it wants asks again, at first and at most.
-const INSIST: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+const INSIST: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 /// The parts of one limit.
 #[derive(Debug)]
@@ -57,6 +59,7 @@ pub(crate) struct Part {
 #[derive(Debug)]
 struct State {
     client: Client,
+    /// It was given something, or did not ask for anything.
     is_answered: bool,
     /// It had less than was wanted, since the last ask.
     is_pressed: bool,
@@ -92,16 +95,43 @@ pub(crate) struct Process {
 /// This process. It is itself that a grant is for; the authority knows the pod by its token.
 pub(crate) const SELF: Pod = Pod(0);
 
+static PROCESS: OnceLock<Process> = OnceLock::new();
+/// Where the number of this start of the process is kept.
+const FILE: &str = "incarnation";
+
+/// To be called at the start: makes out which start it is. Its number is larger than that of the one before, also if the clock was set
+/// back meanwhile: the authority ignores a process that seems to be an earlier one.
+pub(crate) fn begin(state: &Path) {
+    let file = state.join(FILE);
+    let before: u64 = fs::read_to_string(&file)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or_default();
+    let incarnation = by_clock().max(before.saturating_add(1));
+    if let Err(error) = fs::write(&file, incarnation.to_string()) {
+        let error: &dyn std::error::Error = &error;
+        tracing::warn!(file = %file.display(), error, "failed to keep the number of this start");
+    }
+    PROCESS.get_or_init(|| Process::new(incarnation));
+}
+
 /// This process.
 pub(crate) fn process() -> Process {
-    static PROCESS: OnceLock<Process> = OnceLock::new();
-    *PROCESS.get_or_init(|| {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Process {
-            incarnation: Incarnation(u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)),
+    *PROCESS.get_or_init(|| Process::new(by_clock()))
+}
+
+fn by_clock() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Process {
+    fn new(incarnation: u64) -> Self {
+        Self {
+            incarnation: Incarnation(incarnation),
             began: trellis_quota_stream::clock::now(),
         }
-    })
+    }
 }
 
 impl Leases {
@@ -190,10 +220,14 @@ impl Leases {
         }
     }
 
+    /// Every part; nobody waits for the lock while something is done with them.
+    fn parts(&self) -> Vec<Arc<Part>> {
+        self.parts.read().by_key.values().cloned().collect()
+    }
+
     /// An ask for every part.
     pub(super) fn all(&self, terms: &Asking<'_>) -> Vec<Ask> {
-        let parts = self.parts.read();
-        parts.by_key.values().map(|part| part.ask(terms)).collect()
+        self.parts().iter().map(|part| part.ask(terms)).collect()
     }
 
     /// Asks that cannot wait.
@@ -218,9 +252,9 @@ impl Leases {
     pub(super) fn due(&self, terms: &Asking<'_>) -> Vec<Ask> {
         let mut done = Vec::new();
         let mut asks = Vec::new();
-        for (key, part) in &self.parts.read().by_key {
+        for part in self.parts() {
             if part.is_over(terms) {
-                done.push(*key);
+                done.push(part.key());
             } else if part.state().is_due(terms.now) {
                 asks.push(part.ask(terms));
             }
@@ -248,6 +282,8 @@ pub(crate) struct Asking<'a> {
     pub(crate) limiter: &'a Limiter,
     /// What amounts are parts of.
     pub(crate) whole: NonZeroU32,
+    /// For how long what was used counts.
+    pub(crate) memory: Duration,
     /// The epoch that the process was welcomed to.
     pub(crate) epoch: Epoch,
     pub(crate) now: Moment,
@@ -313,7 +349,11 @@ impl Part {
 
     fn ask(&self, terms: &Asking<'_>) -> Ask {
         let Asking {
-            limiter, whole, now, ..
+            limiter,
+            whole,
+            memory,
+            now,
+            ..
         } = *terms;
         let usage = limiter.usage(self.key(), whole, now);
         let mut state = self.state();
@@ -332,7 +372,7 @@ impl Part {
         state.is_urgent = false;
         state.asked_at = now;
         state.asked_for = demand;
-        let request = state.client.request(usage.most, demand, whole, now);
+        let request = state.client.request(usage.most, demand, whole, memory, now);
         (self.digest(), request)
     }
 
@@ -352,7 +392,8 @@ impl Part {
         let (first, longest) = INSIST;
         let pause = first.saturating_mul(1 << state.unmet.min(10)).min(longest);
         state.next_at = if state.unmet > 0 { now.after(pause) } else { now };
-        if !std::mem::replace(&mut state.is_answered, true) {
+        let is_answer = grant.amount > 0 || state.asked_for == 0;
+        if is_answer && !std::mem::replace(&mut state.is_answered, true) {
             self.answered.notify_waiters();
         }
         if after < before {
@@ -367,11 +408,7 @@ impl Part {
         let now = terms.now;
         let state = self.state();
         let at_rest = now > state.used_at.after(REST) && now > state.asked_at.after(PATIENCE);
-        let holds = state
-            .client
-            .leased_until(now)
-            .is_some_and(|_| state.client.share(now).is_none_or(|share| share.of(u32::MAX) > 0));
-        at_rest && !holds && terms.limiter.usage(self.key(), terms.whole, now).most == 0
+        at_rest && !state.holds(now) && terms.limiter.usage(self.key(), terms.whole, now).most == 0
     }
 }
 
@@ -385,7 +422,18 @@ impl State {
         !waits && now >= self.next_at
     }
 
+    /// Whether it has anything to give back.
+    fn holds(&self, now: Moment) -> bool {
+        let share = self.client.share(now);
+        self.client.leased_until(now).is_some() && share.is_none_or(|share| share.of(u32::MAX) > 0)
+    }
+
     fn is_due(&self, now: Moment) -> bool {
+        let is_given_back = self.asked_for == 0 && self.client.waits_since().is_none() && !self.holds(now);
+        if is_given_back && now > self.used_at.after(REST) {
+            // Until somebody asks for it again there is nothing to say.
+            return false;
+        }
         let used = self.used_at > self.asked_at;
         let pause = if used { FRESHEN } else { RENEW };
         let unanswered = self.client.waits_since().is_some() || !self.is_answered;

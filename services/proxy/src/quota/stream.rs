@@ -11,7 +11,7 @@ use std::{
 
 use rand::RngExt as _;
 use tokio::{sync::mpsc, time};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{
     Request, Status, Streaming,
     transport::{self, Endpoint},
@@ -67,13 +67,12 @@ enum Error {
     NoWelcome,
     #[error("the authority ended the stream")]
     Ended,
-    #[error("no limit is shared any more, or by another authority")]
+    #[error("other limits are shared now, or by another authority")]
     Moved,
 }
 
 /// Holds a stream to the authority that the document in use names, for ever, while a limit is shared.
 pub(crate) async fn follow(token: PathBuf, pod: String, configuration: Arc<Configuration>) {
-    process();
     let mut versions = configuration.versions();
     let mut pause = FIRST_PAUSE;
     let mut leader: Option<String> = None;
@@ -144,12 +143,11 @@ async fn hold(
         .connect()
         .await
         .map_err(|source| Error::Connect(address.to_owned(), source))?;
-    let (requests, receiver) = mpsc::channel(64);
-    // The channel has room.
-    let _ = requests
-        .send(message(lease_request::Message::Hello(hello(pod, configuration))))
-        .await;
-    let mut request = Request::new(ReceiverStream::new(receiver));
+    // Without bounds: who waited to send would not read, and the authority not either. What is sent is bounded by the counters.
+    let (requests, receiver) = mpsc::unbounded_channel();
+    // The receiver is here.
+    let _ = requests.send(message(lease_request::Message::Hello(hello(pod, configuration))));
+    let mut request = Request::new(UnboundedReceiverStream::new(receiver));
     request.metadata_mut().insert(AUTHORIZATION, authorization);
     let mut client = QuotaAuthorityClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
     let mut responses = client.lease(request).await.map_err(elsewhere)?.into_inner();
@@ -192,7 +190,7 @@ struct Session<'a> {
     wanted: &'a str,
     address: &'a str,
     epoch: Epoch,
-    requests: mpsc::Sender<LeaseRequest>,
+    requests: mpsc::UnboundedSender<LeaseRequest>,
     configuration: &'a Configuration,
     /// The limits that the authority was told of, by their numbers.
     told: Vec<Leased>,
@@ -209,8 +207,7 @@ impl Session<'_> {
         for leased in self.leased() {
             leased.leases.see(self.epoch);
         }
-        self.tell(|leased, asking| leased.leases.all(asking), true)
-            .await?;
+        self.tell(|leased, asking| leased.leases.all(asking), true)?;
         let wake = self
             .configuration
             .snapshot
@@ -227,16 +224,21 @@ impl Session<'_> {
                     }
                 }
                 () = wake.notified() => {
-                    self.tell(|leased, asking| leased.leases.urgent(asking), false).await?;
+                    self.tell(|leased, asking| leased.leases.urgent(asking), false)?;
                 }
                 _ = urgent.tick() => {
-                    self.tell(|leased, asking| leased.leases.urgent(asking), false).await?;
+                    self.tell(|leased, asking| leased.leases.urgent(asking), false)?;
                 }
                 _ = look.tick() => {
-                    self.tell(|leased, asking| leased.leases.due(asking), false).await?;
+                    self.tell(|leased, asking| leased.leases.due(asking), false)?;
                 }
                 _ = versions.changed() => {
-                    if address(self.configuration).as_deref() != Some(self.wanted) {
+                    // Of a limit that is shared no more, the authority learns by what a new stream does not tell.
+                    let leased = self.leased();
+                    let is_gone = |told: &Leased| !leased.iter().any(|leased| leased.is_same(told));
+                    if address(self.configuration).as_deref() != Some(self.wanted)
+                        || self.told.iter().any(is_gone)
+                    {
                         return Err(Error::Moved);
                     }
                 }
@@ -253,17 +255,14 @@ impl Session<'_> {
     }
 
     /// Sends asks of all limits, and first what the authority does not know of these.
-    async fn tell(
-        &mut self,
-        asks: impl Fn(&Leased, &Asking<'_>) -> Vec<Ask>,
-        complete: bool,
-    ) -> Result<(), Error> {
+    fn tell(&mut self, asks: impl Fn(&Leased, &Asking<'_>) -> Vec<Ask>, complete: bool) -> Result<(), Error> {
         let version = self.configuration.in_use().version;
         let mut batch = Batch::default();
         for leased in self.leased() {
             let asking = Asking {
                 limiter: &leased.limiter,
                 whole: leased.whole,
+                memory: leased.memory(),
                 epoch: self.epoch,
                 now: clock::now(),
             };
@@ -278,24 +277,21 @@ impl Session<'_> {
             for (key, request) in asks {
                 batch.asks.push(wire::ask(number, key, &request));
                 if batch.asks.len() >= BATCH {
-                    self.send(std::mem::take(&mut batch)).await?;
+                    self.send(std::mem::take(&mut batch))?;
                 }
             }
         }
         batch.complete = complete;
         if complete || !batch.asks.is_empty() {
-            self.send(batch).await?;
+            self.send(batch)?;
         }
         Ok(())
     }
 
-    async fn send(&self, mut batch: Batch) -> Result<(), Error> {
+    fn send(&self, mut batch: Batch) -> Result<(), Error> {
         let age = clock::now().since(process().began);
         batch.age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        let sent = self
-            .requests
-            .send(message(lease_request::Message::Batch(batch)))
-            .await;
+        let sent = self.requests.send(message(lease_request::Message::Batch(batch)));
         sent.map_err(|_| Error::Ended)
     }
 

@@ -144,9 +144,9 @@ async fn without_the_authority_a_pod_goes_on_with_what_it_has_and_an_edit_holds_
     let pod = pod(&app, quota, &limit(20, "Share", &[])).await;
     assert_eq!(pod.ask("ann").await.status(), 200);
     drop(authority);
-    // One, and half of the rest, which nobody else has asked for.
+    // What it asks for, one or two, and half of the rest, which nobody else has asked for.
     let passed = 1 + pod.passes(30, "ann").await;
-    assert_eq!(passed, 10);
+    assert!((10..=11).contains(&passed), "{passed}");
     pod.setup
         .write(&document(2, pod.port, &app, quota, &limit(60, "Share", &[])));
     pod.proxy.uses(2).await;
