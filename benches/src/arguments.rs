@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{operator, proxy};
+use crate::{limiter, operator, proxy};
 
 #[derive(Parser)]
 #[command(name = "trellis-bench", version)]
@@ -23,6 +23,8 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Bench {
+    /// The rate limiters beside the governor crate and Envoy
+    Limiter(limiter::Options),
     /// The operator beside the API server's own latency and the Deployment controller
     Operator(operator::Options),
     /// The proxy beside Envoy and nginx
@@ -40,6 +42,7 @@ impl Arguments {
                     &self.work,
                     &self.output,
                 ))),
+            Bench::Limiter(options) => limiter::run(options, &self.work, &self.output),
             Bench::Proxy(options) => proxy::run(options, &self.work, &self.output),
         }
     }

@@ -5,6 +5,7 @@
 
 mod arguments;
 mod http;
+mod limiter;
 mod machine;
 mod operator;
 mod process;

@@ -10,12 +10,12 @@
 //!   subject. Ratios are taken within a round, and the median round is shown.
 //! - A response that is not the upstream's 200 fails the bench: no figure is made of errors.
 
-mod case;
-mod configuration;
+pub mod case;
+pub mod configuration;
 mod figures;
-mod load;
-mod subject;
-mod upstream;
+pub mod load;
+pub mod subject;
+pub mod upstream;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -32,7 +32,7 @@ use self::{case::Case, figures::Figures, load::Lanes, subject::Subject};
 use crate::{arguments::unless_told_to_end, machine::Machine, report};
 
 /// Work before each measurement that is not measured: connections warm up, pools fill.
-const WARM_UP: Duration = Duration::from_millis(300);
+pub const WARM_UP: Duration = Duration::from_millis(300);
 
 /// What to measure, and for how long.
 #[derive(Debug, Args, Serialize)]
@@ -66,13 +66,7 @@ pub struct Options {
 /// Measures, prints and writes.
 pub fn run(options: &Options, work: &Path, output: &Path) -> Result<()> {
     let machine = Machine::look()?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    ensure!(
-        cores >= 2,
-        "the proxy and its load need a core each, and there is one only"
-    );
-    // Before the first thread, so that all of them inherit it.
-    stay_on(cores - 1)?;
+    stay_on_last_core()?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -84,14 +78,20 @@ pub fn run(options: &Options, work: &Path, output: &Path) -> Result<()> {
         }))
 }
 
-fn stay_on(core: usize) -> Result<()> {
+/// Leaves the other cores to what is under test. To be called before the first thread, so that all of them inherit it.
+pub fn stay_on_last_core() -> Result<()> {
+    let count = std::thread::available_parallelism().map_or(1, usize::from);
+    ensure!(
+        count >= 2,
+        "the proxy and its load need a core each, and there is one only"
+    );
     let mut cores = CpuSet::new();
-    cores.set(core).context("failed to name a core")?;
+    cores.set(count - 1).context("failed to name a core")?;
     sched_setaffinity(Pid::from_raw(0), &cores).context("failed to stay on one core")
 }
 
 async fn measure(options: &Options, work: &Path) -> Result<Figures> {
-    let upstream = upstream::start()?;
+    let upstream = upstream::start(|| {})?;
     let mut subjects = subject::start_all(options, upstream, work).await?;
     let mut figures = Figures::default();
     for round in 0..options.rounds {

@@ -23,6 +23,8 @@ const ENVOY: &str = include_str!("../../benches/envoy.txt");
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Bench {
+    /// The rate limiters beside the governor crate, and in the proxy beside Envoy
+    Limiter,
     /// The operator, beside the API server's latency and the Deployment controller
     Operator,
     /// The proxy as a gateway, beside Envoy and nginx
@@ -32,11 +34,17 @@ pub enum Bench {
 /// Measures; `options` go to the bench.
 pub fn run(paths: &Paths, bench: Bench, options: &[String]) -> Result<()> {
     let folder = paths.cache.join("bench");
-    let (verb, subject) = match bench {
-        Bench::Operator => ("operator", "trellis-operator"),
-        Bench::Proxy => ("proxy", "trellis-proxy"),
+    let (verb, subject, features): (_, _, &[&str]) = match bench {
+        Bench::Limiter => (
+            "limiter",
+            "trellis-proxy",
+            &["--features", "trellis-proxy/timing"],
+        ),
+        Bench::Operator => ("operator", "trellis-operator", &[]),
+        Bench::Proxy => ("proxy", "trellis-proxy", &[]),
     };
-    let binaries = service::compile(&paths.repository, &["trellis-bench", subject], &["--release"])?;
+    let arguments = [&["--release"], features].concat();
+    let binaries = service::compile(&paths.repository, &["trellis-bench", subject], &arguments)?;
     let binary = |name: &str| {
         binaries
             .get(name)
@@ -44,6 +52,11 @@ pub fn run(paths: &Paths, bench: Bench, options: &[String]) -> Result<()> {
             .with_context(|| format!("cargo built no binary {name}"))
     };
     let inputs = match bench {
+        Bench::Limiter => [
+            ("--trellis", binary(subject)?),
+            ("--timing", binary("trellis-proxy-timing")?),
+            ("--envoy", envoy(&folder)?),
+        ],
         Bench::Operator => [
             (
                 "--programs",

@@ -92,8 +92,8 @@ pub fn trellis(port: u16, upstream: u16) -> Document {
     Document::new(1, config)
 }
 
-/// Envoy without an admin port, its statistics as by default.
-pub fn envoy(port: u16, upstream: u16, log: Option<&Path>) -> Value {
+/// Envoy without an admin port, its statistics as by default, with these filters before the one that forwards.
+pub fn envoy(port: u16, upstream: u16, log: Option<&Path>, filters: &[Value]) -> Value {
     let format: serde_json::Map<String, Value> = ENVOY_FIELDS
         .iter()
         .map(|(name, value)| ((*name).to_owned(), json!(value)))
@@ -119,6 +119,10 @@ pub fn envoy(port: u16, upstream: u16, log: Option<&Path>) -> Value {
             }],
         }],
     });
+    let router = json!({
+        "name": "envoy.filters.http.router",
+        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+    });
     let connections = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "gateway",
@@ -126,10 +130,7 @@ pub fn envoy(port: u16, upstream: u16, log: Option<&Path>) -> Value {
         "use_remote_address": true,
         "access_log": access_log.into_iter().collect::<Vec<_>>(),
         "route_config": routes,
-        "http_filters": [{
-            "name": "envoy.filters.http.router",
-            "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
-        }],
+        "http_filters": filters.iter().chain([&router]).collect::<Vec<_>>(),
     });
     json!({"static_resources": {
         "listeners": [{

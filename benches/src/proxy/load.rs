@@ -25,6 +25,8 @@ use crate::statistics::Times;
 
 /// Lanes that share a connection of HTTP/2.
 const STREAMS: usize = 8;
+/// Header by which lanes of HTTP/1.1 say which they are, as callers would.
+pub const CALLER: &str = "x-user";
 /// Most bytes of an answer's head.
 const HEAD: usize = 4096;
 
@@ -70,7 +72,7 @@ impl Lanes {
         let mut shared: Option<http2::SendRequest<Empty<Bytes>>> = None;
         for lane in 0..usize::try_from(lanes)? {
             all.push(match protocol {
-                Protocol::Http1 => Lane::http1(address).await?,
+                Protocol::Http1 => Lane::http1(address, lane).await?,
                 Protocol::H2c => {
                     if lane % STREAMS == 0 {
                         let (sender, connection) =
@@ -114,7 +116,8 @@ impl Lanes {
                 } else {
                     from
                 };
-                lane.exchange().await?;
+                let admitted = lane.exchange().await?;
+                ensure!(admitted, "the answer is {}", StatusCode::TOO_MANY_REQUESTS);
                 latencies.push(from.elapsed());
             }
             anyhow::Ok(latencies)
@@ -127,12 +130,28 @@ impl Lanes {
             times: latencies.into_iter().flatten().collect(),
         })
     }
+
+    /// Makes requests at these times from now on, in order, whatever becomes of them; an open loop. Returns how many were
+    /// admitted.
+    pub async fn run_at(&mut self, due: &[Duration]) -> Result<usize> {
+        let (begin, count) = (Instant::now(), self.0.len());
+        let lanes = self.0.iter_mut().enumerate().map(async |(number, lane)| {
+            let mut admitted = 0;
+            for due in due.iter().skip(number).step_by(count) {
+                sleep_until(begin + *due).await;
+                admitted += usize::from(lane.exchange().await?);
+            }
+            anyhow::Ok(admitted)
+        });
+        Ok(try_join_all(lanes).await?.into_iter().sum())
+    }
 }
 
 impl Lane {
-    async fn http1(address: SocketAddr) -> Result<Self> {
+    async fn http1(address: SocketAddr, number: usize) -> Result<Self> {
         let request = format!(
-            "GET {PREFIX}items/42 HTTP/1.1\r\nHost: {address}\r\nUser-Agent: trellis-bench\r\nAccept: */*\r\n\r\n"
+            "GET {PREFIX}items/42 HTTP/1.1\r\nHost: {address}\r\nUser-Agent: trellis-bench\r\nAccept: */*\r\n\
+             {CALLER}: lane-{number}\r\n\r\n"
         );
         Ok(Self::Http1 {
             stream: open(address).await?,
@@ -141,8 +160,8 @@ impl Lane {
         })
     }
 
-    /// A request and its answer, which must be the upstream's.
-    async fn exchange(&mut self) -> Result<()> {
+    /// A request and its answer, which must be the upstream's or, over HTTP/1.1, say that there were too many: false.
+    async fn exchange(&mut self) -> Result<bool> {
         match self {
             Self::Http1 {
                 stream,
@@ -150,17 +169,19 @@ impl Lane {
                 buffer,
             } => {
                 stream.write_all(request).await.context("failed to send")?;
-                let (mut length, mut missing) = (0, None);
-                while missing.is_none_or(|missing| missing > 0) {
+                let (mut length, mut answer) = (0, None);
+                loop {
+                    if let Some(Coming { admitted, missing: 0 }) = answer {
+                        return Ok(admitted);
+                    }
                     let read = stream
                         .read(&mut buffer[length..])
                         .await
                         .context("failed to receive")?;
                     ensure!(read > 0, "the connection ended before the answer did");
                     length += read;
-                    missing = missing_of(&buffer[..length])?;
+                    answer = coming(&buffer[..length])?;
                 }
-                Ok(())
             }
             Self::H2c { sender, uri } => {
                 sender.ready().await?;
@@ -176,7 +197,7 @@ impl Lane {
                     "the answer is {status} with {} bytes",
                     body.len()
                 );
-                Ok(())
+                Ok(true)
             }
         }
     }
@@ -188,8 +209,17 @@ async fn open(address: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// How many bytes of the answer are still to come; none if its head is not complete.
-fn missing_of(answer: &[u8]) -> Result<Option<usize>> {
+/// What the head of an answer says.
+#[derive(Debug, PartialEq, Eq)]
+struct Coming {
+    /// Whether it is the upstream's.
+    admitted: bool,
+    /// Bytes of it that are still to come.
+    missing: usize,
+}
+
+/// What is known of an answer so far; none if its head is not complete.
+fn coming(answer: &[u8]) -> Result<Option<Coming>> {
     let mut fields = [httparse::EMPTY_HEADER; 32];
     let mut head = httparse::Response::new(&mut fields);
     let httparse::Status::Complete(begin) = head.parse(answer).context("the answer is no HTTP")? else {
@@ -201,12 +231,17 @@ fn missing_of(answer: &[u8]) -> Result<Option<usize>> {
         .iter()
         .find(|field| field.name.eq_ignore_ascii_case("content-length"))
         .and_then(|field| std::str::from_utf8(field.value).ok()?.parse::<usize>().ok());
-    if head.code != Some(200) || length != Some(BODY) {
-        bail!("the answer is {:?} with {length:?} bytes", head.code);
-    }
-    let total = begin + BODY;
+    let (admitted, length) = match (head.code, length) {
+        (Some(200), Some(BODY)) => (true, BODY),
+        (Some(429), Some(length)) if length <= BODY => (false, length),
+        (code, length) => bail!("the answer is {code:?} with {length:?} bytes"),
+    };
+    let total = begin + length;
     ensure!(answer.len() <= total, "more came than was asked for");
-    Ok(Some(total - answer.len()))
+    Ok(Some(Coming {
+        admitted,
+        missing: total - answer.len(),
+    }))
 }
 
 #[cfg(test)]
@@ -216,17 +251,20 @@ mod tests {
     #[test]
     fn an_answer_is_complete_with_its_last_byte_and_good_only_as_the_upstream_made_it() {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n");
-        assert_eq!(missing_of(&head.as_bytes()[..20]).unwrap(), None);
-        assert_eq!(missing_of(head.as_bytes()).unwrap(), Some(BODY));
+        let known = |admitted, missing| Some(Coming { admitted, missing });
+        assert_eq!(coming(&head.as_bytes()[..20]).unwrap(), None);
+        assert_eq!(coming(head.as_bytes()).unwrap(), known(true, BODY));
         let whole = [head.as_bytes(), &[b'x'; BODY]].concat();
-        assert_eq!(missing_of(&whole).unwrap(), Some(0));
-        assert!(missing_of(b"HTTP/1.1 503 No\r\nContent-Length: 1024\r\n\r\n").is_err());
-        assert!(missing_of(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc").is_err());
+        assert_eq!(coming(&whole).unwrap(), known(true, 0));
+        let refused = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 3\r\n\r\nab";
+        assert_eq!(coming(refused).unwrap(), known(false, 1));
+        assert!(coming(b"HTTP/1.1 503 No\r\nContent-Length: 1024\r\n\r\n").is_err());
+        assert!(coming(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc").is_err());
     }
 
     #[tokio::test]
     async fn a_rate_is_kept_and_every_request_is_answered() {
-        let port = super::super::upstream::start().unwrap();
+        let port = super::super::upstream::start(|| {}).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let mut lanes = Lanes::connect(address, Protocol::Http1, 4).await.unwrap();
         let outcome = lanes

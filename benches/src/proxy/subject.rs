@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
+use serde_json::Value;
 use tokio::process::Command;
+use trellis_proxy_config::Document;
 
 use super::{
     Options,
@@ -93,49 +95,26 @@ async fn start(
     };
     let lines = folder.join("access.log");
     let logged = (access_log == AccessLog::On).then_some(&*lines);
-    let file = folder.join("configuration");
-    let write = |text: String| fs::write(&file, text).context("failed to write a configuration");
-    let mut command = Command::new("taskset");
-    command.args(["--cpu-list", CORE]);
-    match program {
+    let mut command = match program {
         Program::Trellis => {
-            write(serde_json::to_string(&configuration::trellis(port, upstream))?)?;
-            let ports = [free_port()?, free_port()?, free_port()?];
-            command
-                .arg(&options.trellis)
-                .arg("run")
-                .args(["--config".as_ref(), file.as_os_str()])
-                .args(["--state-dir".as_ref(), folder.as_os_str()])
-                .args(["--admin-port", &ports[0].to_string()])
-                .args(["--outbound-port", &ports[1].to_string()])
-                .args(["--health-port", &ports[2].to_string()])
-                .args(["--worker-threads", "1"])
-                .args(["--access-log", if logged.is_some() { "on" } else { "off" }]);
+            let document = configuration::trellis(port, upstream);
+            trellis(&options.trellis, &document, access_log, &folder)?
         }
         Program::Envoy => {
-            write(configuration::envoy(port, upstream, logged).to_string())?;
-            command
-                .arg(&options.envoy)
-                .args(["--config-path".as_ref(), file.as_os_str()])
-                .args([
-                    "--concurrency",
-                    "1",
-                    "--disable-hot-restart",
-                    "--log-level",
-                    "warning",
-                ]);
+            let configuration = configuration::envoy(port, upstream, logged, &[]);
+            envoy(&options.envoy, &configuration, &folder)?
         }
         Program::Nginx => {
-            write(configuration::nginx(port, h2c, upstream, logged, &folder))?;
-            command.arg(&options.nginx).args([
-                "-c".as_ref(),
-                file.as_os_str(),
-                "-p".as_ref(),
-                folder.as_os_str(),
-            ]);
+            let file = write(
+                &configuration::nginx(port, h2c, upstream, logged, &folder),
+                &folder,
+            )?;
+            let mut command = under_test(&options.nginx);
+            command.args(["-c".as_ref(), file.as_os_str(), "-p".as_ref(), folder.as_os_str()]);
+            command
         }
-        Program::None => {}
-    }
+        Program::None => bail!("no proxy is nothing to start"),
+    };
     // Our log lines go to standard output, which is this file.
     let mut subject = Subject {
         program,
@@ -160,6 +139,56 @@ async fn start(
         has_logged(&subject, [&lines, &folder.join("output.log")]).await?;
     }
     Ok(subject)
+}
+
+/// Our proxy with this document and a thread for requests; what it writes goes into the folder.
+pub fn trellis(binary: &Path, document: &Document, access_log: AccessLog, folder: &Path) -> Result<Command> {
+    let file = write(&serde_json::to_string(document)?, folder)?;
+    let ports = [free_port()?, free_port()?, free_port()?];
+    let mut command = under_test(binary);
+    command
+        .arg("run")
+        .args(["--config".as_ref(), file.as_os_str()])
+        .args(["--state-dir".as_ref(), folder.as_os_str()])
+        .args(["--admin-port", &ports[0].to_string()])
+        .args(["--outbound-port", &ports[1].to_string()])
+        .args(["--health-port", &ports[2].to_string()])
+        .args(["--worker-threads", "1"])
+        .args([
+            "--access-log",
+            match access_log {
+                AccessLog::On => "on",
+                AccessLog::Off => "off",
+            },
+        ]);
+    Ok(command)
+}
+
+/// Envoy with this configuration and a thread for requests.
+pub fn envoy(binary: &Path, configuration: &Value, folder: &Path) -> Result<Command> {
+    let file = write(&configuration.to_string(), folder)?;
+    let mut command = under_test(binary);
+    command.args(["--config-path".as_ref(), file.as_os_str()]).args([
+        "--concurrency",
+        "1",
+        "--disable-hot-restart",
+        "--log-level",
+        "warning",
+    ]);
+    Ok(command)
+}
+
+/// A program on the core of those under test.
+fn under_test(binary: &Path) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", CORE]).arg(binary);
+    command
+}
+
+fn write(configuration: &str, folder: &Path) -> Result<PathBuf> {
+    let file = folder.join("configuration");
+    fs::write(&file, configuration).context("failed to write a configuration")?;
+    Ok(file)
 }
 
 /// A subject whose access log does not work would look cheap.
@@ -204,12 +233,13 @@ impl Subject {
     }
 }
 
-fn local(port: u16) -> SocketAddr {
+/// An address of this machine.
+pub fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 /// A port that nobody has now.
-fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     let listener = TcpListener::bind(local(0)).context("failed to find a free port")?;
     Ok(listener
         .local_addr()

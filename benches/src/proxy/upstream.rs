@@ -17,8 +17,9 @@ pub const BODY: usize = 1024;
 
 static ANSWER: [u8; BODY] = [b'x'; BODY];
 
-/// Starts it on a thread of its own, on every address that `localhost` may mean; returns its port.
-pub fn start() -> Result<u16> {
+/// Starts it on a thread of its own, on every address that `localhost` may mean; returns its port. `reached` is called for every
+/// request when its head is there.
+pub fn start(reached: impl Fn() + Clone + Send + 'static) -> Result<u16> {
     let listener = TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)))
         .or_else(|_| TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))
         .context("failed to listen")?;
@@ -35,18 +36,22 @@ pub fn start() -> Result<u16> {
         .context("failed to start a runtime")?;
     std::thread::Builder::new()
         .name("upstream".to_owned())
-        .spawn(move || runtime.block_on(serve(listener)))
+        .spawn(move || runtime.block_on(serve(listener, reached)))
         .context("failed to start a thread")?;
     Ok(port)
 }
 
-async fn serve(listener: TcpListener) -> Result<()> {
+async fn serve(listener: TcpListener, reached: impl Fn() + Clone + Send + 'static) -> Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let answer =
-            service_fn(async |_| Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(&ANSWER)))));
+        let reached = reached.clone();
+        let answer = service_fn(move |_| {
+            reached();
+            let answer = Response::new(Full::new(Bytes::from_static(&ANSWER)));
+            std::future::ready(Ok::<_, Infallible>(answer))
+        });
         tokio::spawn(async move {
             let server = auto::Builder::new(TokioExecutor::new());
             // A proxy that breaks a connection fails the request that it belonged to, which the load notices.
