@@ -176,7 +176,7 @@ pub fn granted(
 
 #[cfg(test)]
 mod tests {
-    use trellis_rate::lease::Client;
+    use trellis_rate::{Usage, lease::Client};
 
     use super::*;
     use crate::clock;
@@ -202,7 +202,7 @@ mod tests {
         let mut client = Client::new(pod, incarnation, OnLoss::Share, clock::now());
         client.see(epoch);
         let whole = NonZeroU32::new(100).unwrap();
-        let sent = client.request(7, 20, whole, LENGTH, clock::now());
+        let sent = client.request(Usage::Passed(0), 20, whole, LENGTH, clock::now());
         let message = ask(1, None, &sent);
         assert_eq!(request(&message, pod, incarnation, epoch, sent.age), Ok(sent));
 

@@ -202,7 +202,7 @@ impl Cell {
         }
     }
 
-    /// What was used and still counts, in parts of `whole`.
+    /// What was used and still counts, in parts of `whole`: of the rate of which it was most.
     pub fn usage(&self, rules: &Rules, whole: NonZeroU32, now: Moment) -> Usage {
         let parts = |used: u32, limit: u32| {
             let parts = (u64::from(used) * u64::from(whole.get())).div_ceil(u64::from(limit.max(1)));
@@ -213,22 +213,20 @@ impl Cell {
                 let mut logs = logs.lock();
                 let rates = logs.iter_mut().zip(rules);
                 let used = rates.map(|(log, rule)| parts(rule.used(log, now), rule.limit()));
-                let most = used.max().unwrap_or(0);
-                Usage { most, about: most }
+                Usage::Passed(used.max().unwrap_or(0))
             }
             (_, Rules::Words(rules)) => {
-                let rates = || self.words().iter().zip(rules);
-                let used = rates().map(|(word, rule)| parts(rule.used(word.state(), now), rule.capacity()));
-                let counts = rates().any(|(word, rule)| rule.counts(word.state(), now));
-                Usage {
-                    most: if counts { whole.get() } else { 0 },
-                    about: used.max().unwrap_or(0),
-                }
+                let words = self.words().iter().zip(rules);
+                let used = words.map(|(word, rule)| match rule {
+                    WordRule::Gcra(rule) => {
+                        Usage::Missing(parts(rule.used(word.state(), now), rule.capacity()))
+                    }
+                    WordRule::FixedWindow(rule) => Usage::Something(rule.counts(word.state(), now)),
+                });
+                used.max_by_key(|usage| usage.about(whole))
+                    .unwrap_or(Usage::NOTHING)
             }
-            _ => Usage {
-                most: whole.get(),
-                about: whole.get(),
-            },
+            _ => Usage::Something(true),
         }
     }
 

@@ -90,10 +90,6 @@ impl FixedWindow {
         state as u32 != 0 && (ago <= 1 || ago >= POSITIONS / 2)
     }
 
-    pub const fn limit(&self) -> u32 {
-        self.limit
-    }
-
     pub const fn memory(&self) -> Duration {
         Duration::from_nanos(self.window)
     }

@@ -35,7 +35,8 @@
 //! holds at once and whatever the order in which pods and authority hear of it: parts that add up to one whole at most are at most
 //! the larger of the two limits. What the authority has written down is rounded up when the whole changes.
 //!
-//! **Price.** What a client has spent returns one window later. What it has not, and gives up, returns when it says so; what is
+//! **Price.** What a client has spent returns one window later; of a token bucket or a fixed window, all that it held, unless the bucket
+//! is full. What it has not, and gives up, returns when it says so; what is
 //! lost with it, after the rest of its lease and one window. A restarted sidecar is another client: it begins with nothing, and what it
 //! had returns as if lost.
 //!

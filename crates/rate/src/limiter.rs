@@ -16,12 +16,33 @@ pub struct Limiter {
 }
 
 /// What was used of a limit and still counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Surely no more. Exact for a sliding window; for the others, which keep no moments, all or nothing.
-    pub most: u32,
-    /// By the state of the counters.
-    pub about: u32,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Usage {
+    /// So much passed, in parts of the whole: a sliding window knows.
+    Passed(u32),
+    /// So much of the bucket is missing, in parts of the whole: it was taken at the shares that held then.
+    Missing(u32),
+    /// Something did, or nothing at all: a fixed window has forgotten what passed in the one before.
+    Something(bool),
+}
+
+impl Usage {
+    /// Of nothing.
+    pub(crate) const NOTHING: Self = Self::Passed(0);
+
+    /// About how much, in parts of the `whole` that it was asked for in.
+    pub fn about(self, whole: NonZeroU32) -> u32 {
+        match self {
+            Self::Passed(parts) | Self::Missing(parts) => parts,
+            Self::Something(false) => 0,
+            Self::Something(true) => whole.get(),
+        }
+    }
+
+    /// Whether nothing was used that still counts.
+    pub fn is_nothing(self) -> bool {
+        self.about(NonZeroU32::MIN) == 0
+    }
 }
 
 /// What a request asks of one limit.
@@ -103,7 +124,7 @@ impl Limiter {
         let place = key.map_or(Place::Common, Place::Own);
         // A key without a cell may have been counted in that of all that have none.
         let cell = shard.cell(place).or_else(|| shard.cell(Place::Common));
-        cell.map_or_else(Usage::default, |cell| cell.usage(shard.rules(), whole, now))
+        cell.map_or(Usage::NOTHING, |cell| cell.usage(shard.rules(), whole, now))
     }
 
     /// Forgets every idle key. Needed only to give memory back early: a table that would grow or is full does it by itself.

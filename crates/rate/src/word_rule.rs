@@ -32,14 +32,6 @@ impl WordRule {
         }
     }
 
-    /// Whether anything that passed lies less than the rule's memory ago.
-    pub fn counts(&self, state: u64, now: Moment) -> bool {
-        match self {
-            Self::Gcra(_) => !Gcra::is_idle(state, now),
-            Self::FixedWindow(rule) => rule.counts(state, now),
-        }
-    }
-
     /// What was used of the rate and still counts.
     pub fn used(&self, state: u64, now: Moment) -> u32 {
         match self {
@@ -62,14 +54,6 @@ impl WordRule {
             return state;
         }
         self.missing(from.used(state, now), now)
-    }
-
-    /// What it admits at once.
-    pub const fn capacity(&self) -> u32 {
-        match self {
-            Self::Gcra(rule) => rule.capacity(),
-            Self::FixedWindow(rule) => rule.limit(),
-        }
     }
 
     /// After this long nothing still counts.

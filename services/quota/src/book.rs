@@ -349,6 +349,7 @@ impl Ledgers {
 mod tests {
     use std::num::NonZeroU32;
 
+    use trellis_rate::Usage;
     use trellis_rate::lease::{Client, Incarnation, OnLoss};
 
     use super::*;
@@ -414,7 +415,7 @@ mod tests {
     /// Asks for a part of 100 and is answered; what may be used then.
     fn lease(book: &mut Book, client: &mut Client, used: u32, demand: u32, now: Moment) -> Option<u32> {
         let whole = NonZeroU32::new(100).unwrap();
-        let request = client.request(used, demand, whole, WINDOW, now);
+        let request = client.request(Usage::Passed(used), demand, whole, WINDOW, now);
         let grant = book.ask(&limit(100, 1), None, &request, now).unwrap()?;
         client.receive(&grant, now);
         client.share(now).map(|share| share.of(100))
@@ -516,7 +517,7 @@ mod tests {
         let whole = NonZeroU32::new(100).unwrap();
         let mut ask = |limit: &Agreed, key: u64| {
             let mut one = client(1);
-            let request = one.request(0, 1, whole, WINDOW, at(1_000));
+            let request = one.request(Usage::Passed(0), 1, whole, WINDOW, at(1_000));
             let digest: KeyDigest = u128::from(key).to_be_bytes();
             book.ask(limit, Some(digest), &request, at(1_000))
         };
@@ -533,7 +534,7 @@ mod tests {
         let whole = NonZeroU32::new(100).unwrap();
         let mut one = client(1);
         let mut ask = |limit: &Agreed, seconds| {
-            let request = one.request(0, 100, whole, WINDOW, at(seconds));
+            let request = one.request(Usage::Passed(0), 100, whole, WINDOW, at(seconds));
             let grant = book.ask(limit, None, &request, at(seconds)).unwrap().unwrap();
             one.receive(&grant, at(seconds));
             (grant.amount, grant.whole.get())

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::{Epoch, Grant, GrantId, Incarnation, OnLoss, Pod, Request, Sequence, rescaled};
+use crate::limiter::Usage;
 use crate::mutation::{Mutation, is_on};
 use crate::quota::Share;
 use crate::time::Moment;
@@ -107,19 +108,18 @@ impl Client {
         self.sent_at
     }
 
-    /// A request to be sent now. `used` is what was used of the limit and still counts, at most; it counts for `memory`. `demand` is
-    /// what could be used. Both are parts of `whole`. An answer to an earlier request is not taken any more: send another one only when
-    /// the last was answered, or has taken so long that its answer is given up.
+    /// A request to be sent now. `usage` is what was used of the limit and still counts; it counts for `memory`. `demand` is what could
+    /// be used. Both are parts of `whole`. An answer to an earlier request is not taken any more: send another one only when the last
+    /// was answered, or has taken so long that its answer is given up.
     pub fn request(
         &mut self,
-        used: u32,
+        usage: Usage,
         demand: u32,
         whole: NonZeroU32,
         memory: Duration,
         now: Moment,
     ) -> Request {
-        // Nobody uses more than they hold.
-        let used = used.min(self.most_held(whole, memory, now));
+        let used = self.used(usage, whole, memory, now);
         self.last = Sequence(self.last.0 + 1);
         self.sent_at = Some(now);
         let mut request = Request {
@@ -142,8 +142,11 @@ impl Client {
         request
     }
 
-    /// The most that it held in the last `memory`, or in longer.
-    fn most_held(&mut self, whole: NonZeroU32, memory: Duration, now: Moment) -> u32 {
+    /// The most that it has used of what still counts: nobody uses more than they hold.
+    ///
+    /// Of a bucket that misses something, it is all that was held. Less would not do: what was taken is earned back at the rate of the part at
+    /// which it was taken, and that rate may not be another's meanwhile.
+    fn used(&mut self, usage: Usage, whole: NonZeroU32, memory: Duration, now: Moment) -> u32 {
         let holds = self.held.map_or(Part::NOTHING, |held| Part {
             amount: self.allowance(&held, now),
             whole: held.whole,
@@ -153,10 +156,14 @@ impl Client {
             self.peaks_since = now;
         }
         let [current, before] = self.peaks;
-        [holds, current, before]
-            .map(|part| rescaled(part.amount, part.whole, whole))
-            .into_iter()
-            .fold(0, u32::max)
+        let [held, current, before] =
+            [holds, current, before].map(|part| rescaled(part.amount, part.whole, whole));
+        let most = held.max(current).max(before);
+        match usage {
+            Usage::Passed(parts) => parts.min(most),
+            Usage::Missing(0) | Usage::Something(false) => 0,
+            Usage::Missing(_) | Usage::Something(true) => most,
+        }
     }
 
     /// Takes a grant; says whether it did. It does not if the grant is another's, answers another request than the last, is of an

@@ -4,14 +4,14 @@ use trellis_rate::mutation::{self, Mutation};
 
 use crate::SEEDS;
 use crate::chance::Faults;
-use crate::judge::most_in_any_window;
+use crate::judge::over;
 use crate::world::World;
 
 fn first_seed_that_finds(mutation: Mutation) -> Option<u64> {
     (0..SEEDS).find(|seed| {
         let is_over = || {
             let world = World::run(*seed, Faults::all());
-            most_in_any_window(&world.passes, world.window) > world.limit
+            over(&world) > 0
         };
         mutation::with(mutation, is_over) && !is_over()
     })

@@ -3,11 +3,11 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use trellis_rate::Moment;
 use trellis_rate::lease::{
     Authority, Client, Epoch, Incarnation, OnLoss, Pod, Request, Roster, Start, Terms,
 };
 use trellis_rate::mutation::{self, Mutation};
+use trellis_rate::{Moment, Usage};
 
 const LIMIT: u32 = 20;
 
@@ -67,8 +67,8 @@ fn allowance(client: &Client, now: Moment) -> u32 {
 
 /// Of one that knows of its use only whether there was any.
 fn ask(client: &mut Client, demand: u32, now: Moment) -> Request {
-    let used = if allowance(client, now) > 0 { LIMIT } else { 0 };
-    client.request(used, demand, whole(), terms().window, now)
+    let usage = Usage::Something(allowance(client, now) > 0);
+    client.request(usage, demand, whole(), terms().window, now)
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn what_a_pod_gives_up_without_having_used_it_comes_to_the_other_at_once() {
     assert_eq!(refresh(&mut other, &mut authority, 50, at(10)), 0, "all is out");
     assert_eq!(authority.overdrawn(at(10)), [Pod(1)]);
     for millis in [20, 30] {
-        let request = busy.request(3, 3, whole(), terms().window, at(millis));
+        let request = busy.request(Usage::Passed(3), 3, whole(), terms().window, at(millis));
         let grant = authority.receive(&request, at(millis)).unwrap();
         assert!(busy.receive(&grant, at(millis)));
     }
@@ -237,7 +237,7 @@ fn a_changed_limit_changes_what_a_part_is_at_once_and_the_ledger_is_rounded_up()
     let limit = NonZeroU32::new(3).unwrap();
     authority.change(Terms { limit, ..terms() });
     assert_eq!(authority.committed(at(0)), 2, "12 of 20 are more than 1 of 3");
-    let request = one.request(0, 3, limit, terms().window, at(10));
+    let request = one.request(Usage::Passed(0), 3, limit, terms().window, at(10));
     assert_eq!(request.allowance, 2);
     let grant = authority.receive(&request, at(10)).unwrap();
     assert!(one.receive(&grant, at(10)));

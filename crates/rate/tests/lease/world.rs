@@ -58,6 +58,7 @@ pub struct World {
     pub end: u64,
     /// When requests passed, by the true clock.
     pub passes: Vec<u64>,
+    pub algorithm: Algorithm,
     terms: Terms,
     pub faults: Faults,
     pub chance: Chance,
@@ -97,7 +98,9 @@ impl World {
             replicas: NonZeroU32::new(5).unwrap(),
             on_loss,
         };
+        let algorithm = [Algorithm::SlidingWindow, Algorithm::TokenBucket][usize::from(chance.once_in(3))];
         let mut world = Self {
+            algorithm,
             limit,
             window,
             end: if faults.network { 30_000 } else { 300_000 } * MILLI,
@@ -183,7 +186,7 @@ impl World {
             window: with_drift(self.terms.window),
             burst: None,
         };
-        let limit = Limit::by_rates(Algorithm::SlidingWindow, vec![rate]).unwrap();
+        let limit = Limit::by_rates(self.algorithm, vec![rate]).unwrap();
         // One busy pod in three; the others have little to do, or nothing.
         let load = match self.chance.between(0, 3) {
             0 => self.limit,
@@ -251,9 +254,9 @@ impl World {
         let here = process.clock.read(now);
         let per_window = u64::from(process.load) * window / TICK;
         let demand = per_window.min(u64::from(limit)) as u32;
-        let used = process.limiter.usage(None, self.terms.limit, here).most;
+        let usage = process.limiter.usage(None, self.terms.limit, here);
         let request = process.client.request(
-            used,
+            usage,
             demand,
             self.terms.limit,
             with_drift(self.terms.window),

@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use tokio::{sync::Notify, time};
 use trellis_quota_stream::wire::{self, KeyDigest};
 use trellis_rate::{
-    Key, Limiter, Moment, Share,
+    Key, Limiter, Moment, Share, Usage,
     lease::{Client, Epoch, Grant, Incarnation, OnLoss, Pod, Request, Sequence},
 };
 
@@ -358,7 +358,7 @@ impl Part {
         let usage = limiter.usage(self.key(), whole, now);
         let mut state = self.state();
         let held = state.client.share(now).map_or(0, |share| share.of(whole.get()));
-        let about = usage.about;
+        let about = usage.about(whole);
         let demand = if now > state.used_at.after(REST) {
             0
         } else if state.is_pressed {
@@ -366,13 +366,20 @@ impl Part {
         } else {
             about + about / 16 + 1
         };
+        let is_exact = matches!(usage, Usage::Passed(_));
+        let demand = if !is_exact && demand > 0 && demand > held / 2 {
+            // What it gives up is nobody's for a while: only if it is much.
+            demand.max(held)
+        } else {
+            demand
+        };
         let demand = demand.min(whole.get());
         state.client.see(terms.epoch);
         state.is_pressed = false;
         state.is_urgent = false;
         state.asked_at = now;
         state.asked_for = demand;
-        let request = state.client.request(usage.most, demand, whole, memory, now);
+        let request = state.client.request(usage, demand, whole, memory, now);
         (self.digest(), request)
     }
 
@@ -408,7 +415,7 @@ impl Part {
         let now = terms.now;
         let state = self.state();
         let at_rest = now > state.used_at.after(REST) && now > state.asked_at.after(PATIENCE);
-        at_rest && !state.holds(now) && terms.limiter.usage(self.key(), terms.whole, now).most == 0
+        at_rest && !state.holds(now) && terms.limiter.usage(self.key(), terms.whole, now).is_nothing()
     }
 }
 
