@@ -51,6 +51,37 @@ impl fmt::Display for Spread {
     }
 }
 
+/// A figure that is a small difference of large ones: the least and the most are noise, so half of the rounds are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Middle {
+    /// Half of the rounds are at or below it.
+    pub median: f64,
+    /// A quarter of the rounds is below it.
+    pub lower: f64,
+    /// A quarter of the rounds is above it.
+    pub upper: f64,
+}
+
+impl Middle {
+    /// None without rounds.
+    pub fn of(rounds: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut sorted: Vec<f64> = rounds.into_iter().collect();
+        sorted.sort_by(f64::total_cmp);
+        let quarter = sorted.len() / 4;
+        Some(Self {
+            median: Spread::of(sorted.iter().copied())?.median,
+            lower: *sorted.get(quarter)?,
+            upper: *sorted.get(sorted.len() - 1 - quarter)?,
+        })
+    }
+}
+
+impl fmt::Display for Middle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} ({:.1} to {:.1})", self.median, self.lower, self.upper)
+    }
+}
+
 /// Times, in milliseconds.
 #[derive(Debug, Clone, Default)]
 pub struct Times(Vec<f64>);
@@ -118,6 +149,14 @@ mod tests {
         assert_eq!((spread.median, spread.min, spread.max), (2.5, 1.0, 100.0));
         assert_eq!(Spread::of([1.0, 2.0]).unwrap().median, 1.5);
         assert_eq!(Spread::of([]), None);
+    }
+
+    #[test]
+    fn a_quarter_of_the_rounds_is_outside_of_the_middle_on_each_side() {
+        let middle = Middle::of([-90.0, 4.0, 3.0, 2.0, 1.0, 5.0, 99.0]).unwrap();
+        assert_eq!((middle.lower, middle.median, middle.upper), (1.0, 3.0, 5.0));
+        assert_eq!(middle.to_string(), "3.0 (1.0 to 5.0)");
+        assert_eq!(Middle::of([]), None);
     }
 
     #[test]

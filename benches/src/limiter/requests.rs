@@ -25,7 +25,7 @@ use crate::{
         load::{Lanes, Pace},
     },
     report::Table,
-    statistics::Spread,
+    statistics::{Middle, Spread},
 };
 
 /// A second; more than any proxy here gets through. The most that ours takes for a bucket.
@@ -39,9 +39,10 @@ pub struct Row {
     /// Microseconds of CPU a request.
     cpu_micros: Spread,
     /// Microseconds more than without a limit.
-    added_micros: Option<Spread>,
+    added_micros: Option<Middle>,
     /// Requests answered a second.
     requests_per_second: Spread,
+    rounds: Vec<Sample>,
 }
 
 struct Subject {
@@ -51,6 +52,7 @@ struct Subject {
     rounds: Vec<Sample>,
 }
 
+#[derive(Debug, Clone, Copy, Serialize)]
 struct Sample {
     cpu_micros: f64,
     requests_per_second: f64,
@@ -106,8 +108,9 @@ pub async fn measure(options: &Options, upstream: u16, work: &Path) -> Result<Ve
                 program: subject.program,
                 limit: subject.limit,
                 cpu_micros: spread(&|sample| sample.cpu_micros)?,
-                added_micros: Spread::of(added).filter(|_| subject.limit != "none"),
+                added_micros: Middle::of(added).filter(|_| subject.limit != "none"),
                 requests_per_second: spread(&|sample| sample.requests_per_second)?,
+                rounds: subject.rounds.clone(),
             })
         })
         .collect()
@@ -144,5 +147,6 @@ pub fn text(rows: &[Row]) -> String {
             row.requests_per_second.to_string(),
         ]);
     }
-    table.text()
+    let note = "Added: median of the rounds, and between which half of them are.";
+    format!("{}\n\n{note}", table.text())
 }
