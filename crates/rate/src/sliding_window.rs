@@ -89,10 +89,16 @@ impl SlidingWindow {
         let position = self.position(log, now);
         match log.spans.back_mut() {
             Some(span) if span.position == position => span.passed = span.passed.saturating_add(cost),
-            _ => log.spans.push_back(Span {
-                position,
-                passed: cost,
-            }),
+            _ => {
+                // By doubling, it would have room for 128 in the end.
+                if log.spans.len() == PARTS as usize {
+                    log.spans.reserve_exact(1);
+                }
+                log.spans.push_back(Span {
+                    position,
+                    passed: cost,
+                });
+            }
         }
         log.used = log.used.saturating_add(cost);
         quota.room = quota.room.saturating_sub(u64::from(cost));

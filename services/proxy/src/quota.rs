@@ -13,6 +13,7 @@
 //! Guarantees and the protocol's core: [`trellis_rate::lease`].
 
 mod leases;
+mod load;
 mod stream;
 
 use std::time::Duration;

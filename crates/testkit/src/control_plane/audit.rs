@@ -8,6 +8,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::PathBuf;
@@ -177,6 +178,27 @@ impl Write {
     /// HTTP status of the answer.
     pub const fn code(&self) -> u16 {
         self.response_status.code
+    }
+}
+
+impl fmt::Display for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let effect = if self.effective {
+            "changed"
+        } else {
+            "changed nothing"
+        };
+        let (from, to) = (self.made_from().unwrap_or("?"), self.version());
+        write!(
+            f,
+            "{} {}: {} {} {}: {}, version {from} -> {to}, {effect}",
+            self.received,
+            self.user(),
+            self.verb,
+            self.resource(),
+            self.name(),
+            self.code(),
+        )
     }
 }
 

@@ -320,8 +320,10 @@ impl Matrix {
             if difference.is_some() { "DIFFERS" } else { "equal" }
         );
         self.plans += 1;
-        self.faults
-            .extend(difference.map(|difference| format!("{line}\n{difference}")));
+        self.faults.extend(difference.map(|difference| {
+            let writes: String = writes.iter().map(|write| format!("{write}\n")).collect();
+            format!("{line}\n{difference}\n{writes}")
+        }));
     }
 }
 

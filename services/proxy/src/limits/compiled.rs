@@ -217,7 +217,7 @@ impl Limits {
             let asked = charges.0.get(place)?.as_ref()?;
             match &asked.part {
                 None => Some(asked.charge),
-                Some(part) => Some(asked.charge.within(part.share(now)?)),
+                Some(part) => Some(asked.charge.within(part.share(asked.charge.cost, now)?)),
             }
         });
         for reading in decision.readings() {

@@ -17,7 +17,7 @@ use trellis_rate::{
     lease::{Client, Epoch, Grant, Incarnation, OnLoss, Pod, Request, Sequence},
 };
 
-use super::FIRST_ANSWER;
+use super::{FIRST_ANSWER, load::Load};
 
 /// Counters of a limit that are leased at once; requests of further ones are treated as if the authority were lost.
 const MOST_PARTS: usize = 100_000;
@@ -66,6 +66,7 @@ struct State {
     is_urgent: bool,
     /// Asks in a row that were given less than they asked for.
     unmet: u32,
+    load: Load,
     asked_for: u32,
     used_at: Moment,
     asked_at: Moment,
@@ -305,6 +306,7 @@ impl Part {
                 is_pressed: false,
                 is_urgent: false,
                 unmet: 0,
+                load: Load::new(now),
                 asked_for: 0,
                 used_at: now,
                 asked_at: Moment::ORIGIN,
@@ -325,10 +327,11 @@ impl Part {
         self.state.lock()
     }
 
-    /// What may be used now; None if the limit does not hold.
-    pub(crate) fn share(&self, now: Moment) -> Option<Share> {
+    /// What may be used now, by a request that costs so much; None if the limit does not hold.
+    pub(crate) fn share(&self, cost: u32, now: Moment) -> Option<Share> {
         let mut state = self.state();
         state.used_at = now;
+        state.load.add(cost);
         state.client.share(now)
     }
 
@@ -358,20 +361,19 @@ impl Part {
         let usage = limiter.usage(self.key(), whole, now);
         let mut state = self.state();
         let held = state.client.share(now).map_or(0, |share| share.of(whole.get()));
-        let about = usage.about(whole);
-        let demand = if now > state.used_at.after(REST) {
-            0
-        } else if state.is_pressed {
-            about.max(held).saturating_mul(5) / 4 + 1
-        } else {
-            about + about / 16 + 1
-        };
-        let is_exact = matches!(usage, Usage::Passed(_));
-        let demand = if !is_exact && demand > 0 && demand > held / 2 {
-            // What it gives up is nobody's for a while: only if it is much.
-            demand.max(held)
-        } else {
-            demand
+        let demand = match usage {
+            _ if now > state.used_at.after(REST) => 0,
+            Usage::Passed(passed) if state.is_pressed => passed.max(held).saturating_mul(5) / 4 + 1,
+            Usage::Passed(passed) => with_room(passed),
+            // What is given up of these is nobody's for a while: only if it is much.
+            Usage::Missing(_) | Usage::Something(_) => {
+                let demand = with_room(state.load.expected(memory, now));
+                if demand > held / 2 {
+                    demand.max(held)
+                } else {
+                    demand
+                }
+            }
         };
         let demand = demand.min(whole.get());
         state.client.see(terms.epoch);
@@ -417,6 +419,11 @@ impl Part {
         let at_rest = now > state.used_at.after(REST) && now > state.asked_at.after(PATIENCE);
         at_rest && !state.holds(now) && terms.limiter.usage(self.key(), terms.whole, now).is_nothing()
     }
+}
+
+/// A little more than what is expected.
+const fn with_room(expected: u32) -> u32 {
+    expected.saturating_add(expected / 16 + 1)
 }
 
 impl State {
