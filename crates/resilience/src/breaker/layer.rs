@@ -2,17 +2,20 @@
 
 use std::{
     fmt,
+    future::Future,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use http::Request;
+use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use super::{Breaker, Pass, Phase, Refused, Settings, Transition};
 use crate::{
     deadline::TryEnd,
-    drive::{self, BoxFuture, Classify},
+    drive::{self, Classify},
     outcome::Verdict,
 };
 
@@ -158,17 +161,12 @@ impl<C: Clone, S> Layer<S> for BreakerLayer<C> {
 
 impl<C, S, B> Service<Request<B>> for BreakerService<C, S>
 where
-    S: Service<
-            Request<B>,
-            Response: Send + 'static,
-            Error: From<Refused> + Send + 'static,
-            Future: Send + 'static,
-        >,
-    C: Classify<S::Response, S::Error> + Clone + Send + 'static,
+    S: Service<Request<B>, Error: From<Refused>>,
+    C: Classify<S::Response, S::Error> + Clone,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = BoxFuture<Result<S::Response, S::Error>>;
+    type Future = Tried<C, S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -178,17 +176,64 @@ where
         let end = request.extensions().get::<TryEnd>().copied();
         let permit = match self.breaker.acquire() {
             Ok(permit) => permit.until(end),
-            Err(refused) => return Box::pin(std::future::ready(Err(refused.into()))),
+            Err(refused) => return Tried::Refused { refused },
         };
         if permit.is_probe() {
             request.extensions_mut().insert(Probe);
         }
-        let classify = self.classify.clone();
-        let answered = self.inner.call(request);
-        Box::pin(async move {
-            let result = answered.await;
-            permit.record(TryEnd::judge(end, &classify.outcome(result.as_ref())));
-            result
-        })
+        Tried::Going {
+            answered: self.inner.call(request),
+            permit: Some(permit),
+            end,
+            classify: self.classify.clone(),
+        }
+    }
+}
+
+pin_project! {
+    /// A try that the breaker is told of.
+    #[project = TriedProjection]
+    #[derive(Debug)]
+    #[allow(missing_docs, reason = "the macro takes no docs of a variant's fields")]
+    pub enum Tried<C, F> {
+        /// It is under way.
+        Going {
+            #[pin]
+            answered: F,
+            permit: Option<Permit>,
+            end: Option<TryEnd>,
+            classify: C,
+        },
+        /// It must not be made.
+        Refused {
+            refused: Refused,
+        },
+    }
+}
+
+impl<C, F, T, E> Future for Tried<C, F>
+where
+    F: Future<Output = Result<T, E>>,
+    C: Classify<T, E>,
+    E: From<Refused>,
+{
+    type Output = Result<T, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            TriedProjection::Refused { refused } => Poll::Ready(Err((*refused).into())),
+            TriedProjection::Going {
+                answered,
+                permit,
+                end,
+                classify,
+            } => {
+                let result = ready!(answered.poll(cx));
+                if let Some(permit) = permit.take() {
+                    permit.record(TryEnd::judge(*end, &classify.outcome(result.as_ref())));
+                }
+                Poll::Ready(result)
+            }
+        }
     }
 }

@@ -2,13 +2,16 @@
 
 use std::{
     collections::HashMap,
+    future::Future,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
 use tokio::{sync::oneshot, time};
 use tower::{Layer, Service};
 
@@ -35,10 +38,18 @@ struct State {
 #[must_use = "a place that is dropped is free"]
 pub struct Place(SharedBulkhead);
 
+/// Where a request is that has arrived.
+enum Entry {
+    In(Place),
+    Queued(Waiter),
+}
+
 /// A place in the queue.
 struct Waiter {
     bulkhead: SharedBulkhead,
     ticket: Ticket,
+    until: Instant,
+    called: oneshot::Receiver<()>,
     done: bool,
 }
 
@@ -75,39 +86,31 @@ impl SharedBulkhead {
     /// # Errors
     /// There is no room to wait, or no place came free in time.
     pub async fn enter(&self, deadline: Option<Deadline>) -> Result<Place, Refused> {
-        let (mut waiter, until, called) = {
-            let mut state = self.lock();
-            match state
-                .bulkhead
-                .arrive(drive::now(), deadline.map(Deadline::moment))
-            {
-                Arrival::Entered => return Ok(Place(self.clone())),
-                Arrival::Full => return Err(Refused::Full),
-                Arrival::Waits { ticket, until } => {
-                    let (call, called) = oneshot::channel();
-                    state.waiting.insert(ticket, call);
-                    let bulkhead = self.clone();
-                    let done = false;
-                    (
-                        Waiter {
-                            bulkhead,
-                            ticket,
-                            done,
-                        },
-                        until,
-                        called,
-                    )
-                }
+        match self.arrive(deadline)? {
+            Entry::In(place) => Ok(place),
+            Entry::Queued(waiter) => waiter.wait().await,
+        }
+    }
+
+    fn arrive(&self, deadline: Option<Deadline>) -> Result<Entry, Refused> {
+        let mut state = self.lock();
+        match state
+            .bulkhead
+            .arrive(drive::now(), deadline.map(Deadline::moment))
+        {
+            Arrival::Entered => Ok(Entry::In(Place(self.clone()))),
+            Arrival::Full => Err(Refused::Full),
+            Arrival::Waits { ticket, until } => {
+                let (call, called) = oneshot::channel();
+                state.waiting.insert(ticket, call);
+                Ok(Entry::Queued(Waiter {
+                    bulkhead: self.clone(),
+                    ticket,
+                    until,
+                    called,
+                    done: false,
+                }))
             }
-        };
-        let in_time = time::timeout_at(until.into(), called).await.is_ok();
-        // It may have been let in at the very moment when its time was up.
-        let late = !in_time && waiter.give_up();
-        waiter.done = true;
-        if late {
-            Err(Refused::Timeout)
-        } else {
-            Ok(Place(self.clone()))
         }
     }
 
@@ -149,6 +152,20 @@ impl State {
 }
 
 impl Waiter {
+    async fn wait(mut self) -> Result<Place, Refused> {
+        let in_time = time::timeout_at(self.until.into(), &mut self.called)
+            .await
+            .is_ok();
+        // It may have been let in at the very moment when its time was up.
+        let late = !in_time && self.give_up();
+        self.done = true;
+        if late {
+            Err(Refused::Timeout)
+        } else {
+            Ok(Place(self.bulkhead.clone()))
+        }
+    }
+
     /// Leaves the queue; false: it has been let in meanwhile.
     fn give_up(&self) -> bool {
         let mut state = self.bulkhead.lock();
@@ -193,27 +210,82 @@ where
 {
     type Response = Response<PlacedBody<R>>;
     type Error = S::Error;
-    type Future = BoxFuture<Result<Self::Response, S::Error>>;
+    type Future = Placed<S::Future, BoxFuture<Result<Self::Response, S::Error>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let bulkhead = self.bulkhead.clone();
         let deadline = request.extensions().get::<Deadline>().copied();
-        // The one that is ready goes; its clone is asked again next time.
-        let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
-        Box::pin(async move {
-            let place = bulkhead.enter(deadline).await?;
-            let response = inner.call(request).await?;
-            Ok(response.map(|body| PlacedBody {
-                body,
+        match self.bulkhead.arrive(deadline) {
+            Err(refused) => Placed::Refused { refused },
+            Ok(Entry::In(place)) => Placed::In {
+                answered: self.inner.call(request),
                 place: Some(place),
-            }))
-        })
+            },
+            Ok(Entry::Queued(waiter)) => {
+                // The one that is ready goes; its clone is asked again next time.
+                let clone = self.inner.clone();
+                let mut inner = std::mem::replace(&mut self.inner, clone);
+                let answered = Box::pin(async move {
+                    let place = waiter.wait().await?;
+                    let response = inner.call(request).await?;
+                    Ok(placed(response, Some(place)))
+                });
+                Placed::Queued { answered }
+            }
+        }
     }
+}
+
+pin_project! {
+    /// The answer to a request that has a place until the end of its body.
+    #[project = PlacedProjection]
+    #[derive(Debug)]
+    #[allow(missing_docs, reason = "the macro takes no docs of a variant's fields")]
+    pub enum Placed<F, Q> {
+        /// There was room.
+        In {
+            #[pin]
+            answered: F,
+            place: Option<Place>,
+        },
+        /// It had to wait.
+        Queued {
+            #[pin]
+            answered: Q,
+        },
+        /// There was no room to wait either.
+        Refused {
+            refused: Refused,
+        },
+    }
+}
+
+impl<F, Q, R, E> Future for Placed<F, Q>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    Q: Future<Output = Result<Response<PlacedBody<R>>, E>>,
+    E: From<Refused>,
+{
+    type Output = Q::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            PlacedProjection::In { answered, place } => {
+                let result = ready!(answered.poll(cx));
+                let place = place.take();
+                Poll::Ready(result.map(|response| placed(response, place)))
+            }
+            PlacedProjection::Queued { answered } => answered.poll(cx),
+            PlacedProjection::Refused { refused } => Poll::Ready(Err((*refused).into())),
+        }
+    }
+}
+
+fn placed<B>(response: Response<B>, place: Option<Place>) -> Response<PlacedBody<B>> {
+    response.map(|body| PlacedBody { body, place })
 }
 
 impl<B> PlacedBody<B> {

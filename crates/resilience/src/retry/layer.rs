@@ -130,17 +130,17 @@ where
         let clone = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, clone);
         let policy = self.policy.clone();
+        policy.budget.with(|budget| budget.request(drive::now()));
+        let (mut head, body) = request.into_parts();
+        let (method, deadline) = (head.method.clone(), head.extensions.get::<Deadline>().copied());
+        let limit = if policy.settings.attempts.get() > 1 {
+            LIMIT
+        } else {
+            0
+        };
+        let (mut body, replay) = Replay::new(body, limit);
+        let mut attempts = 0;
         Box::pin(async move {
-            policy.budget.with(|budget| budget.request(drive::now()));
-            let (mut head, body) = request.into_parts();
-            let (method, deadline) = (head.method.clone(), head.extensions.get::<Deadline>().copied());
-            let limit = if policy.settings.attempts.get() > 1 {
-                LIMIT
-            } else {
-                0
-            };
-            let (mut body, replay) = Replay::new(body, limit);
-            let mut attempts = 0;
             loop {
                 attempts += 1;
                 // The last try takes the head along.
