@@ -154,14 +154,17 @@ impl Cluster {
         self.known.send_replace(true);
     }
 
+    /// Whether someone has named the endpoints.
+    pub(crate) fn is_known(&self) -> bool {
+        *self.known.borrow()
+    }
+
     /// Waits until someone has named the endpoints, but not for long: in a proxy that has just started, and in a cluster
     /// that has just been added, they are milliseconds behind the document.
     pub(crate) async fn known(&self) {
-        if !*self.known.borrow() {
-            let mut known = self.known.subscribe();
-            // Not in time: what happens to a cluster without endpoints happens.
-            let _ = timeout(FIRST_ENDPOINTS, known.wait_for(|known| *known)).await;
-        }
+        let mut known = self.known.subscribe();
+        // Not in time: what happens to a cluster without endpoints happens.
+        let _ = timeout(FIRST_ENDPOINTS, known.wait_for(|known| *known)).await;
     }
 
     /// An endpoint for a request that was not sent to any of `tried`.

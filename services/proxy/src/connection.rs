@@ -22,15 +22,16 @@ use std::{
     future::Future,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use http::HeaderValue;
 use hyper::{body::Incoming, server::conn::http1, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
-use tower::{ServiceExt, util::BoxCloneSyncService};
+use tower::{Service as _, util::BoxCloneSyncService};
 use trellis_chassis::drain;
 
 pub(crate) use self::activity::Busy;
@@ -66,9 +67,13 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that was accepted just before its listener closed gets this long to have its request read.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Address of the caller. Travels in the request's extensions.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Peer(pub(crate) SocketAddr);
+/// The caller of a connection. Travels in the extensions of its requests.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    /// Its IP address as text, for the next hop.
+    pub(crate) text: Option<HeaderValue>,
+}
 
 /// When a connection has to end.
 #[derive(Debug, Clone)]
@@ -93,6 +98,14 @@ enum Finally {
     Finish,
 }
 
+impl Peer {
+    pub(crate) fn new(address: SocketAddr) -> Self {
+        // The text of an address is a valid value.
+        let text = HeaderValue::try_from(address.ip().to_string()).ok();
+        Self { address, text }
+    }
+}
+
 /// Serves a connection until it ends.
 pub(crate) async fn serve(
     stream: TcpStream,
@@ -113,12 +126,14 @@ pub(crate) async fn serve(
 
     let service = {
         let activity = Arc::clone(&activity);
+        let (stack, peer) = (Mutex::new(stack), Peer::new(peer));
         service_fn(move |request: http::Request<Incoming>| {
             let mut request = request.map(Body::from);
             let extensions = request.extensions_mut();
-            extensions.insert(Peer(peer));
+            extensions.insert(peer.clone());
             extensions.insert(Busy::new(&activity));
-            stack.clone().oneshot(request)
+            // Every layer is ready at any time: what waits is the answer.
+            stack.lock().unwrap_or_else(PoisonError::into_inner).call(request)
         })
     };
     let result = if http2 {

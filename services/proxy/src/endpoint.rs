@@ -13,6 +13,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use futures::FutureExt as _;
 use http::Extensions;
 use trellis_proxy_config::Protocol;
 use trellis_resilience::{
@@ -99,16 +100,14 @@ impl Endpoint {
     }
 
     /// Sends a request and waits for the head of the response.
-    pub(crate) async fn send(&self, request: Request) -> Result<Response, SendError> {
-        let sent = self.pool.send(request).await;
-        match &sent {
+    pub(crate) fn send(&self, request: Request) -> impl Future<Output = Result<Response, SendError>> + Send {
+        self.pool.send(request).inspect(|sent| match sent {
             Err(SendError::Unsent(_, Cause::Connect(_))) => self.connecting.failed(Instant::now()),
             Ok(response) if failure::is_undelivered(response.headers()) => {
                 self.connecting.failed(Instant::now())
             }
             _ => self.connecting.succeeded(),
-        }
-        sent
+        })
     }
 
     /// Counts a request in.

@@ -7,7 +7,7 @@
 use std::{borrow::Cow, net::SocketAddr, time::Duration};
 
 use http::{
-    Extensions, HeaderMap, HeaderValue, StatusCode,
+    Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
 };
 use serde::Serialize;
@@ -19,9 +19,12 @@ use trellis_resilience::{
 use crate::body::{Body, Response};
 
 /// Header that marks a response made by a proxy rather than by a service.
-pub(crate) const ORIGIN: &str = "x-trellis-origin";
+pub(crate) const ORIGIN: HeaderName = HeaderName::from_static("x-trellis-origin");
 /// Header with the reason of such a response.
-pub(crate) const REASON: &str = "x-trellis-reason";
+pub(crate) const REASON: HeaderName = HeaderName::from_static("x-trellis-reason");
+
+/// gRPC's status, in a trailer or, of an answer without a message, in the head.
+pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Why a request was not answered by its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -247,7 +250,7 @@ impl Failure {
         };
         let headers = response.headers_mut();
         if grpc {
-            headers.insert("grpc-status", HeaderValue::from(self.reason.grpc() as u16));
+            headers.insert(GRPC_STATUS, HeaderValue::from(self.reason.grpc() as u16));
             headers.insert("grpc-message", percent_encoded(&self.detail));
         }
         if !plain {
@@ -319,13 +322,16 @@ pub(crate) fn mark(headers: &mut HeaderMap, reason: Reason) {
 
 /// Whether a response was made by a proxy, for this reason.
 pub(crate) fn is_marked(headers: &HeaderMap, reason: Reason) -> bool {
-    headers.get(REASON).is_some_and(|it| it == reason.as_str()) && headers.contains_key(ORIGIN)
+    // An answer of an app, which most are, has neither.
+    headers.contains_key(ORIGIN) && headers.get(REASON).is_some_and(|it| it == reason.as_str())
 }
 
 /// Whether a response is another proxy's word that it could not hand the request to its app at all.
 pub(crate) fn is_undelivered(headers: &HeaderMap) -> bool {
-    let reasons = [Reason::ConnectFailed, Reason::ConnectTimeout];
-    reasons.iter().any(|reason| is_marked(headers, *reason))
+    headers.contains_key(ORIGIN)
+        && headers
+            .get(REASON)
+            .is_some_and(|it| it == Reason::ConnectFailed.as_str() || it == Reason::ConnectTimeout.as_str())
 }
 
 /// Removes the marks of a proxy's own answers from what an app answered.

@@ -11,13 +11,14 @@
 
 use std::{
     error::Error as _,
-    future::Future,
+    future::{Future, ready},
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
+use futures::TryFutureExt as _;
 use http::{
     HeaderValue, Version,
     header::{CONNECTION, UPGRADE},
@@ -81,19 +82,17 @@ impl Service<Request> for Forward {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request) -> Self::Future {
-        let target = request.extensions_mut().remove::<Target>();
-        Box::pin(async move {
-            let Some(target) = target else {
-                return Err(Failure::new(Reason::NoRoute, "the request has no target"));
-            };
-            let route = target.route?;
-            forward(&route.cluster, request).await
-        })
+    fn call(&mut self, request: Request) -> Self::Future {
+        forward(request).unwrap_or_else(|failure| Box::pin(ready(Err(failure))))
     }
 }
 
-async fn forward(cluster: &Arc<Cluster>, mut request: Request) -> Result<Response, Failure> {
+/// Each request holds its futures until it is answered, so they are kept small: an argument of an `async fn` is there twice.
+fn forward(mut request: Request) -> Result<<Forward as Service<Request>>::Future, Failure> {
+    let target = request.extensions_mut().remove::<Target>();
+    let target = target.ok_or_else(|| Failure::new(Reason::NoRoute, "the request has no target"))?;
+    let route = target.route?;
+    let cluster = &route.cluster;
     if !cluster.protocol().is_http2() && Call::of(request.headers()) == Call::Grpc {
         let detail = format!(
             "{} speaks HTTP/1.1, which cannot carry gRPC; set the port's protocol to GRPC if the service speaks it",
@@ -103,12 +102,14 @@ async fn forward(cluster: &Arc<Cluster>, mut request: Request) -> Result<Respons
     }
     let switching = upgrade::prepare(&mut request);
     let request = outgoing(request);
-    let mut response = match cluster.policies() {
-        Some(policies) => policies.send(cluster, request).await?,
-        None => send(cluster, request).await?,
+    let connected = |mut response| {
+        upgrade::connect(switching, &mut response);
+        response
     };
-    upgrade::connect(switching, &mut response);
-    Ok(response)
+    Ok(match cluster.policies() {
+        Some(policies) => Box::pin(policies.send(cluster, request).map_ok(connected)),
+        None => Box::pin(send(Arc::clone(cluster), request).map_ok(connected)),
+    })
 }
 
 /// The request as the next hop gets it. Its extensions belong to the hop before and stay here.
@@ -134,9 +135,20 @@ fn outgoing(request: Request) -> Request {
 }
 
 /// One try as policies count them: to an endpoint, and to others for as long as nobody has acted on it.
-pub(crate) async fn send(cluster: &Cluster, request: Request) -> Result<Response, Failure> {
-    cluster.known().await;
-    let (head, mut body) = request.into_parts();
+pub(crate) fn send(
+    cluster: Arc<Cluster>,
+    request: Request,
+) -> impl Future<Output = Result<Response, Failure>> + Send {
+    let (head, body) = request.into_parts();
+    async move {
+        if !cluster.is_known() {
+            Box::pin(cluster.known()).await;
+        }
+        balance(&cluster, &head, body).await
+    }
+}
+
+async fn balance(cluster: &Cluster, head: &Parts, mut body: Body) -> Result<Response, Failure> {
     // Asked before, and of these: those that surely cannot take the request.
     let (mut asked, mut away) = (Vec::new(), Vec::new());
     let (mut last, mut tries) = (None, 0);
@@ -160,7 +172,7 @@ pub(crate) async fn send(cluster: &Cluster, request: Request) -> Result<Response
             }
         };
         tries += 1;
-        match attempt(cluster, &endpoint, &head, body, &asked, permit).await {
+        match attempt(cluster, &endpoint, head, body, &asked, permit).await {
             Tried::Answered(mut response) => {
                 response.extensions_mut().insert(Upstream(address));
                 return Ok(response);

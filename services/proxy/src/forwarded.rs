@@ -23,8 +23,11 @@ use crate::{body::Request, connection::Peer};
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// Other spellings of the same claims.
-const CLAIMS: [HeaderName; 6] = [
+/// All that a caller may say about itself.
+const CLAIMS: [HeaderName; 9] = [
+    FOR,
+    HOST,
+    PROTO,
     FORWARDED,
     HeaderName::from_static("x-forwarded-port"),
     HeaderName::from_static("x-forwarded-prefix"),
@@ -44,7 +47,7 @@ pub(crate) struct Client {
 
 /// Notes the client. `believes` says whether the word of a peer is taken.
 pub(crate) fn identify(request: &mut Request, believes: impl FnOnce(IpAddr) -> bool) {
-    let Some(peer) = request.extensions().get::<Peer>().map(|Peer(peer)| peer.ip()) else {
+    let Some(peer) = request.extensions().get::<Peer>().map(|peer| peer.address.ip()) else {
         return;
     };
     let vouched = believes(peer);
@@ -58,22 +61,29 @@ pub(crate) fn identify(request: &mut Request, believes: impl FnOnce(IpAddr) -> b
 
 /// Replaces the caller's claims by what the proxy knows, unless a gateway vouches for them.
 pub(crate) fn replace(request: &mut Request) {
-    let client = request.extensions().get::<Client>().copied();
-    if client.is_some_and(|client| client.vouched) {
+    let extensions = request.extensions();
+    if extensions.get::<Client>().is_some_and(|client| client.vouched) {
         return;
     }
+    let peer = extensions.get::<Peer>().and_then(|peer| peer.text.clone());
     let headers = request.headers_mut();
-    for claim in CLAIMS.iter().chain([&FOR, &HOST]) {
-        headers.remove(claim);
+    // To look at the names that are there is cheaper than to look for those that mostly are not.
+    if headers.keys().any(is_claim) {
+        for claim in &CLAIMS {
+            headers.remove(claim);
+        }
     }
-    // The text of an address is a valid header value.
-    if let Some(address) = client.and_then(|client| HeaderValue::try_from(client.address.to_string()).ok()) {
-        headers.insert(FOR, address);
+    if let Some(peer) = peer {
+        headers.insert(FOR, peer);
     }
     headers.insert(PROTO, HeaderValue::from_static("http"));
     if let Some(host) = headers.get(http::header::HOST).cloned() {
         headers.insert(HOST, host);
     }
+}
+
+fn is_claim(name: &HeaderName) -> bool {
+    CLAIMS.contains(name)
 }
 
 /// The address that the last hop added: those before it are its callers' own words.
@@ -95,7 +105,7 @@ mod tests {
     fn request(fields: &[(&str, &str)]) -> Request {
         let mut builder = http::Request::builder()
             .header("host", "shop.example:8080")
-            .extension(Peer(SocketAddr::new(PEER.parse().unwrap(), 5000)));
+            .extension(Peer::new(SocketAddr::new(PEER.parse().unwrap(), 5000)));
         for (name, value) in fields {
             builder = builder.header(*name, *value);
         }

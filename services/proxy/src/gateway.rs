@@ -6,10 +6,9 @@ use arc_swap::ArcSwap;
 use http::Method;
 use tower::ServiceBuilder;
 use trellis_chassis::drain;
-use trellis_resilience::drive::BoxFuture;
 
 use crate::{
-    body::{Request, Response},
+    body::Request,
     connection::Stack,
     deadlines,
     direction::Direction,
@@ -39,7 +38,6 @@ pub(crate) fn stack(listener: Arc<ArcSwap<Listener>>, telemetry: Telemetry, drai
             request
         })
         .layer(limits::layer(&listener))
-        .map_future(|answered| -> BoxFuture<Result<Response, Failure>> { Box::pin(answered) })
         .layer(rewrite::layer())
         .service(Forward);
     stack::build(

@@ -20,6 +20,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures::future::Either;
 use http::HeaderMap;
 use tower::Service;
 pub(crate) use trellis_quota_stream::clock::now;
@@ -55,23 +56,23 @@ pub(crate) fn layer<S>(
 
 impl<S> Service<Request> for Limited<S>
 where
-    S: Service<Request, Response = Response, Error = Failure, Future = BoxFuture<Result<Response, Failure>>>
+    S: Service<Request, Response = Response, Error = Failure, Future: Send + Unpin + 'static>
         + Clone
         + Send
         + 'static,
 {
     type Response = Response;
     type Error = Failure;
-    type Future = S::Future;
+    type Future = Either<S::Future, BoxFuture<Result<Response, Failure>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request) -> S::Future {
+    fn call(&mut self, request: Request) -> Self::Future {
         let listener = self.listener.load();
         if listener.limits.is_empty() {
-            return self.inner.call(request);
+            return Either::Left(self.inner.call(request));
         }
         let limits = Arc::clone(&listener.limits);
         drop(listener);
@@ -80,21 +81,21 @@ where
         let charges = limits.charges(&request, client);
         let new = charges.new_parts();
         if new.is_empty() {
-            return match admit(&limits, &charges) {
-                Ok((decision, told)) => answer(self.inner.call(request), decision, told),
+            return Either::Right(match admit(&limits, &charges) {
+                Ok((decision, told)) => Box::pin(answer(self.inner.call(request), decision, told)),
                 Err(failure) => Box::pin(std::future::ready(Err(failure))),
-            };
+            });
         }
         // The one that is ready is the one that is called.
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
-        Box::pin(async move {
+        Either::Right(Box::pin(async move {
             for part in new {
                 part.first_answer().await;
             }
             let (decision, told) = admit(&limits, &charges)?;
             answer(inner.call(request), decision, told).await
-        })
+        }))
     }
 }
 
@@ -110,20 +111,18 @@ fn admit(limits: &Limits, charges: &Charges) -> Result<(Decision, HeaderMap), Fa
     }
 }
 
-fn answer(
-    answered: BoxFuture<Result<Response, Failure>>,
+async fn answer(
+    answered: impl Future<Output = Result<Response, Failure>>,
     decision: Decision,
     told: HeaderMap,
-) -> BoxFuture<Result<Response, Failure>> {
-    Box::pin(async move {
-        let mut response = answered.await?;
-        response.headers_mut().extend(told);
-        // What is under way is under way until the end of the body.
-        for permit in decision.into_permits() {
-            response = response.map(|body| body.permitted(permit));
-        }
-        Ok(response)
-    })
+) -> Result<Response, Failure> {
+    let mut response = answered.await?;
+    response.headers_mut().extend(told);
+    // What is under way is under way until the end of the body.
+    for permit in decision.into_permits() {
+        response = response.map(|body| body.permitted(permit));
+    }
+    Ok(response)
 }
 
 fn count(limits: &Limits, decision: &Decision) {

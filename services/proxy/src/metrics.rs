@@ -22,8 +22,13 @@ mod connections;
 mod policies;
 mod series;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
+use parking_lot::RwLock;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, gauge::Gauge, histogram::Histogram},
@@ -49,6 +54,7 @@ pub(crate) struct Metrics {
     response_time: Series<RequestLabels, Histogram>,
     active: Series<RequestLabels, Gauge>,
     duration: Series<ConventionLabels, Histogram>,
+    members: Arc<RwLock<HashMap<RequestLabels, Arc<Members>>>>,
     connections: Connections,
 }
 
@@ -56,8 +62,23 @@ pub(crate) struct Metrics {
 #[derive(Debug)]
 pub(crate) struct Active {
     labels: RequestLabels,
-    /// The member that was counted up, which may be removed before it is counted down.
-    gauge: Gauge,
+    /// The members that it counts into, which may be removed meanwhile.
+    members: Arc<Members>,
+}
+
+/// The members of a route and method. They are looked up once a request, and not once a family.
+#[derive(Debug)]
+struct Members {
+    active: Gauge,
+    response_time: Histogram,
+    /// By status; there are few.
+    answered: RwLock<Vec<(u16, Answered)>>,
+}
+
+#[derive(Debug, Clone)]
+struct Answered {
+    total: Counter,
+    duration: Histogram,
 }
 
 /// Labels of a request.
@@ -110,6 +131,7 @@ impl Metrics {
             response_time: Series::of(seconds),
             active: Series::default(),
             duration: Series::of(seconds),
+            members: Arc::default(),
             connections: Connections::register(registry),
         };
         registry.register("request", "Requests answered", metrics.total.family());
@@ -140,38 +162,71 @@ impl Metrics {
 
     /// Counts a request in.
     pub(crate) fn begin(&self, labels: RequestLabels) -> Active {
-        let gauge = self.active.member(&labels);
-        gauge.inc();
-        Active { labels, gauge }
+        let members = self.members(&labels);
+        members.active.inc();
+        Active { labels, members }
+    }
+
+    fn members(&self, labels: &RequestLabels) -> Arc<Members> {
+        if let Some(members) = self.members.read().get(labels) {
+            return Arc::clone(members);
+        }
+        let mut all = self.members.write();
+        let members = all.entry(labels.clone()).or_insert_with(|| {
+            Arc::new(Members {
+                active: self.active.member(labels),
+                response_time: self.response_time.member(labels),
+                answered: RwLock::default(),
+            })
+        });
+        Arc::clone(members)
     }
 
     /// Counts a request out.
     pub(crate) fn end(&self, active: &Active, status: u16, to_head: Duration) {
-        let Active { labels, gauge } = active;
-        gauge.dec();
+        let Active { labels, members } = active;
+        members.active.dec();
         let seconds = to_head.as_secs_f64();
-        self.response_time.member(labels).observe(seconds);
+        members.response_time.observe(seconds);
+        let answered = self.answered(labels, members, status);
+        answered.duration.observe(seconds);
+        answered.total.inc();
+    }
+
+    fn answered(&self, labels: &RequestLabels, members: &Members, status: u16) -> Answered {
+        let of_status = |all: &[(u16, Answered)]| {
+            let found = all.iter().find(|(of, _)| *of == status);
+            found.map(|(_, answered)| answered.clone())
+        };
+        if let Some(answered) = of_status(&members.answered.read()) {
+            return answered;
+        }
         let RequestLabels {
             service,
             route,
             method,
             direction,
-        } = labels;
-        let convention = ConventionLabels {
+        } = labels.clone();
+        let duration = self.duration.member(&ConventionLabels {
             http_request_method: method,
-            http_route: Arc::clone(route),
+            http_route: Arc::clone(&route),
             http_response_status_code: status,
             direction,
-        };
-        self.duration.member(&convention).observe(seconds);
-        let answered = AnsweredLabels {
-            service: Arc::clone(service),
-            route: Arc::clone(route),
+        });
+        let total = self.total.member(&AnsweredLabels {
+            service,
+            route,
             method,
             status,
             direction,
-        };
-        self.total.member(&answered).inc();
+        });
+        let mut all = members.answered.write();
+        if let Some(answered) = of_status(&all) {
+            return answered;
+        }
+        let answered = Answered { total, duration };
+        all.push((status, answered.clone()));
+        answered
     }
 
     /// Forgets services, routes and ports that are not in use any more. Requests that are still being answered stay in
@@ -184,6 +239,9 @@ impl Metrics {
                 route: Arc::clone(route),
             })
         };
+        // Before the families: who comes now finds no members that are about to go.
+        let mut members = self.members.write();
+        members.retain(|labels, _| in_use(&labels.service, &labels.route));
         self.active
             .retain(|labels, active| in_use(&labels.service, &labels.route) || active.get() != 0);
         self.response_time

@@ -28,7 +28,7 @@ use crate::{
     body::{Body, BoxError, Request, Response},
     connection::{Busy, Peer},
     direction::Direction,
-    failure::MadeHere,
+    failure::{GRPC_STATUS, MadeHere},
     forwarded::Client,
     metrics::{Active, Metrics, RequestLabels},
     route::Labels,
@@ -191,7 +191,7 @@ impl Record {
             version: request.version(),
             host: headers.get(header::HOST).cloned(),
             user_agent: headers.get(header::USER_AGENT).cloned(),
-            peer: request.extensions().get::<Peer>().map(|Peer(peer)| *peer),
+            peer: request.extensions().get::<Peer>().map(|peer| peer.address),
             client: request.extensions().get::<Client>().map(|client| client.address),
             cluster,
             bytes_in: None,
@@ -218,7 +218,7 @@ impl Record {
     }
 
     fn note_grpc_status(&mut self, fields: &HeaderMap) {
-        if let Some(status) = fields.get("grpc-status") {
+        if let Some(status) = fields.get(GRPC_STATUS) {
             self.grpc_status = Some(status.clone());
         }
     }

@@ -18,6 +18,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures::{FutureExt as _, future::Either};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tower::{
     Layer as _, Service, ServiceBuilder, ServiceExt as _,
@@ -173,38 +174,49 @@ impl Policies {
     }
 
     /// Sends a request by way of the policies.
-    pub(crate) async fn send(&self, cluster: &Arc<Cluster>, request: Request) -> Result<Response, Failure> {
-        self.around(Balance(Arc::clone(cluster)), request).await
+    pub(crate) fn send(
+        &self,
+        cluster: &Arc<Cluster>,
+        request: Request,
+    ) -> impl Future<Output = Result<Response, Failure>> + Send + use<> {
+        self.around(Balance(Arc::clone(cluster)), request)
     }
 
     /// A request by way of the policies to what makes one try.
-    pub(crate) async fn around<S: Try>(&self, innermost: S, request: Request) -> Result<Response, Failure> {
-        let active = self.active.load_full();
+    pub(crate) fn around<S: Try>(
+        &self,
+        innermost: S,
+        request: Request,
+    ) -> impl Future<Output = Result<Response, Failure>> + Send + use<S> {
+        let active = self.active.load();
         let breaker = self.phase().filter(|phase| *phase != Phase::Closed);
-        let mut sent = match &active.fallback {
-            None => active.around(innermost).oneshot(request).await,
+        let stack = active.around(innermost);
+        let sent = match &active.fallback {
+            None => Either::Left(stack.oneshot(request)),
             Some(fallback) => {
-                let stack = active.around(innermost);
                 let stack = ServiceBuilder::new()
                     .map_request(|request: http::Request<ReplayBody<Body>>| request.map(Body::from))
                     .service(stack);
-                fallback.layer(stack).oneshot(request).await
+                Either::Right(Box::pin(fallback.layer(stack).oneshot(request)))
             }
         };
-        if let Ok(response) = &mut sent {
-            if response.extensions().get::<Fell>().is_some() {
-                self.counts.fallbacks.fetch_add(1, Ordering::Relaxed);
-                if failure::is_marked(response.headers(), Reason::Fallback) {
-                    response.extensions_mut().insert(MadeHere(Reason::Fallback));
+        let (cluster, counts) = (Arc::clone(&self.cluster), Arc::clone(&self.counts));
+        sent.map(move |mut sent| {
+            if let Ok(response) = &mut sent {
+                if response.extensions().get::<Fell>().is_some() {
+                    counts.fallbacks.fetch_add(1, Ordering::Relaxed);
+                    if failure::is_marked(response.headers(), Reason::Fallback) {
+                        response.extensions_mut().insert(MadeHere(Reason::Fallback));
+                    }
+                }
+                if let Some(breaker) = breaker {
+                    response.extensions_mut().insert(breaker);
                 }
             }
-            if let Some(breaker) = breaker {
-                response.extensions_mut().insert(breaker);
-            }
-        }
-        sent.map_err(|mut failure| {
-            failure.breaker = breaker;
-            failure.of(&self.cluster)
+            sent.map_err(|mut failure| {
+                failure.breaker = breaker;
+                failure.of(&cluster)
+            })
         })
     }
 
@@ -303,8 +315,8 @@ impl Service<http::Request<ReplayBody<Body>>> for Balance {
         let cluster = Arc::clone(&self.0);
         let again = request.extensions().get::<Attempt>().copied();
         let again = again.filter(|Attempt(number)| *number > 1);
-        Box::pin(async move {
-            let mut sent = forward::send(&cluster, request.map(Body::from)).await;
+        let sent = forward::send(cluster, request.map(Body::from));
+        Box::pin(sent.map(move |mut sent| {
             match (&mut sent, again) {
                 (Ok(response), Some(again)) => {
                     response.extensions_mut().insert(again);
@@ -313,7 +325,7 @@ impl Service<http::Request<ReplayBody<Body>>> for Balance {
                 (Ok(_), None) => {}
             }
             sent
-        })
+        }))
     }
 }
 
@@ -416,7 +428,7 @@ fn answer(response: &Response) -> Answer {
 }
 
 fn grpc_code(headers: &HeaderMap) -> Option<GrpcCode> {
-    let number = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
+    let number = headers.get(failure::GRPC_STATUS)?.to_str().ok()?.parse().ok()?;
     Some(GrpcCode::from_number(number))
 }
 

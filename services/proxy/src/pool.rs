@@ -20,6 +20,7 @@ mod http2;
 
 use std::{net::SocketAddr, time::Duration};
 
+use futures::future::Either;
 use trellis_proxy_config::Protocol;
 
 use crate::{
@@ -78,10 +79,11 @@ impl Pool {
     }
 
     /// Sends a request and waits for the head of the response.
-    pub(crate) async fn send(&self, request: Request) -> Result<Response, SendError> {
+    pub(crate) fn send(&self, request: Request) -> impl Future<Output = Result<Response, SendError>> + Send {
         match self {
-            Self::Http1(pool) => pool.send(request).await,
-            Self::Http2(pool) => pool.send(request).await,
+            Self::Http1(pool) => Either::Left(pool.send(request)),
+            // The larger of the two: a request over HTTP/1.1 does not make room for it.
+            Self::Http2(pool) => Either::Right(Box::pin(pool.send(request))),
         }
     }
 

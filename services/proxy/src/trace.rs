@@ -12,15 +12,17 @@ use opentelemetry::{
 };
 use std::{
     fmt,
-    io::Write as _,
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use crate::direction::Direction;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// Of a `traceparent`'s text.
-const LENGTH: usize = 2 + 1 + 32 + 1 + 16 + 1 + 2;
+/// Where the parts of a `traceparent`'s text are.
+const TRACE_ID: Range<usize> = 3..35;
+const PARENT_ID: Range<usize> = 36..52;
+const FLAGS: Range<usize> = 53..55;
 
 /// Whether spans are exported; decided once, when the proxy starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,16 +101,12 @@ impl Trace {
 
     /// Makes the span the parent of what the next hop does.
     pub(crate) fn inject(&self, headers: &mut HeaderMap) {
-        let mut text = [0; LENGTH];
-        let written = write!(
-            &mut text[..],
-            "00-{:032x}-{:016x}-{:02x}",
-            self.trace_id,
-            self.span_id,
-            self.flags
-        );
-        // It fits, and digits and dashes are valid in a header.
-        if let (Ok(()), Ok(value)) = (written, HeaderValue::from_bytes(&text)) {
+        let mut text = *b"00-                                -                -  ";
+        write_hex(&mut text[TRACE_ID], &self.trace_id.to_be_bytes());
+        write_hex(&mut text[PARENT_ID], &self.span_id.to_be_bytes());
+        write_hex(&mut text[FLAGS], &[self.flags]);
+        // Digits and dashes are valid in a header.
+        if let Ok(value) = HeaderValue::from_bytes(&text) {
             headers.insert(TRACEPARENT, value);
         }
     }
@@ -162,6 +160,15 @@ fn hex(text: &str, digits: usize) -> Option<u128> {
     (text.len() == digits && text.bytes().all(lowercase))
         .then(|| u128::from_str_radix(text, 16).ok())
         .flatten()
+}
+
+/// As `{:02x}` of each byte, without what formatting costs.
+fn write_hex(text: &mut [u8], bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (digits, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        digits[0] = DIGITS[usize::from(byte >> 4)];
+        digits[1] = DIGITS[usize::from(byte & 15)];
+    }
 }
 
 /// A random id that is not zero.

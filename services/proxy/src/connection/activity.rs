@@ -57,9 +57,13 @@ pub(crate) enum Verdict {
     GiveUp,
 }
 
-/// A request of the connection that has not ended. Travels in the request's extensions.
+/// A request of the connection that has not ended, until this and all its clones are dropped. Travels in the request's
+/// extensions.
+#[derive(Debug, Clone)]
+pub(crate) struct Busy(#[expect(dead_code, reason = "it counts while it is there")] Arc<Request>);
+
 #[derive(Debug)]
-pub(crate) struct Busy {
+struct Request {
     activity: Arc<Activity>,
     _running: Running,
 }
@@ -143,23 +147,17 @@ impl Activity {
 }
 
 impl Busy {
-    /// Marks the connection as busy until this and all its clones are dropped.
+    /// Marks the connection as busy.
     pub(crate) fn new(activity: &Arc<Activity>) -> Self {
         activity.begin();
-        Self {
+        Self(Arc::new(Request {
             activity: Arc::clone(activity),
             _running: activity.in_flight.begin(),
-        }
+        }))
     }
 }
 
-impl Clone for Busy {
-    fn clone(&self) -> Self {
-        Self::new(&self.activity)
-    }
-}
-
-impl Drop for Busy {
+impl Drop for Request {
     fn drop(&mut self) {
         self.activity.end(Instant::now());
     }

@@ -69,35 +69,40 @@ impl Pool {
         }
     }
 
-    pub(super) async fn send(&self, mut request: Request) -> Result<Response, SendError> {
+    pub(super) fn send(
+        &self,
+        mut request: Request,
+    ) -> impl Future<Output = Result<Response, SendError>> + Send {
         let safe = request.method().is_safe() && request.body().is_end_stream();
         let longest_idle = if safe {
             self.idle_timeout
         } else {
             self.idle_timeout.min(UNSAFE_IDLE)
         };
-        loop {
-            let (mut sender, reused) = match self.take(longest_idle) {
-                Some(sender) => (sender, true),
-                None => match self.open().await {
-                    Ok(sender) => (sender, false),
-                    Err(cause) => return Err(SendError::Unsent(Box::new(request), cause)),
-                },
-            };
-            match sender.try_send_request(request).await {
-                Ok(response) => return Ok(self.reading(response, sender)),
-                Err(mut error) => {
-                    let unsent = error.take_message();
-                    let error = error.into_error();
-                    match unsent {
-                        Some(unsent) if reused => request = unsent,
-                        Some(unsent) => {
-                            return Err(SendError::Unsent(Box::new(unsent), Cause::Exchange(error)));
+        async move {
+            loop {
+                let (mut sender, reused) = match self.take(longest_idle) {
+                    Some(sender) => (sender, true),
+                    None => match Box::pin(self.open()).await {
+                        Ok(sender) => (sender, false),
+                        Err(cause) => return Err(SendError::Unsent(Box::new(request), cause)),
+                    },
+                };
+                match sender.try_send_request(request).await {
+                    Ok(response) => return Ok(self.reading(response, sender)),
+                    Err(mut error) => {
+                        let unsent = error.take_message();
+                        let error = error.into_error();
+                        match unsent {
+                            Some(unsent) if reused => request = unsent,
+                            Some(unsent) => {
+                                return Err(SendError::Unsent(Box::new(unsent), Cause::Exchange(error)));
+                            }
+                            None if reused && is_closed_early(&error) => {
+                                return Err(SendError::Closed(Cause::Exchange(error)));
+                            }
+                            None => return Err(SendError::Broken(Cause::Exchange(error))),
                         }
-                        None if reused && is_closed_early(&error) => {
-                            return Err(SendError::Closed(Cause::Exchange(error)));
-                        }
-                        None => return Err(SendError::Broken(Cause::Exchange(error))),
                     }
                 }
             }
@@ -119,13 +124,15 @@ impl Pool {
 
     fn take(&self, longest_idle: Duration) -> Option<SendRequest<Body>> {
         let mut shared = lock(&self.shared);
+        let now = Instant::now();
         let mut at = shared.idle.len();
         while at > 0 {
             at -= 1;
             let idle = &shared.idle[at];
-            if idle.sender.is_closed() || idle.since.elapsed() >= self.idle_timeout {
+            let idled = now.saturating_duration_since(idle.since);
+            if idle.sender.is_closed() || idled >= self.idle_timeout {
                 shared.idle.remove(at);
-            } else if idle.since.elapsed() >= longest_idle {
+            } else if idled >= longest_idle {
                 // All before it have been idle for longer.
                 return None;
             } else if idle.sender.is_ready() {
