@@ -8,6 +8,7 @@ use trellis_proxy_config::{
     Cluster, ClusterName, Config, Document, Identity, Listener, ListenerKind, Origin, Protocol, Rewrite,
     Role, Route, cluster::Dns,
 };
+use trellis_resilience::policy::Policy;
 
 /// Start of every path.
 pub const PREFIX: &str = "/app/";
@@ -79,20 +80,28 @@ pub fn trellis(port: u16, upstream: u16) -> Document {
         outbound: Vec::new(),
         clusters: [(
             cluster,
-            Cluster::new(
-                Protocol::Http1,
-                Some(Dns {
-                    name: "localhost".to_owned(),
-                    port: upstream,
-                }),
-            ),
+            Cluster {
+                // A gateway has none unless it is told to; the other policies are the usual ones.
+                policy: Policy {
+                    breaker: None,
+                    ..Policy::default()
+                },
+                ..Cluster::new(
+                    Protocol::Http1,
+                    Some(Dns {
+                        name: "localhost".to_owned(),
+                        port: upstream,
+                    }),
+                )
+            },
         )]
         .into(),
     };
     Document::new(1, config)
 }
 
-/// Envoy without an admin port, its statistics as by default, with these filters before the one that forwards.
+/// Envoy without an admin port, its statistics as by default, with these filters before the one that forwards. Around a
+/// request stand the policies that ours has by default, in Envoy's words.
 pub fn envoy(port: u16, upstream: u16, log: Option<&Path>, filters: &[Value]) -> Value {
     let format: serde_json::Map<String, Value> = ENVOY_FIELDS
         .iter()
@@ -115,7 +124,16 @@ pub fn envoy(port: u16, upstream: u16, log: Option<&Path>, filters: &[Value]) ->
             "domains": ["*"],
             "routes": [{
                 "match": {"prefix": PREFIX},
-                "route": {"cluster": "app", "prefix_rewrite": "/"},
+                "route": {
+                    "cluster": "app",
+                    "prefix_rewrite": "/",
+                    "timeout": "15s",
+                    "retry_policy": {
+                        "retry_on": "connect-failure,retriable-status-codes",
+                        "retriable_status_codes": [503],
+                        "num_retries": 1,
+                    },
+                },
             }],
         }],
     });
@@ -146,6 +164,11 @@ pub fn envoy(port: u16, upstream: u16, log: Option<&Path>, filters: &[Value]) ->
             "type": "STATIC",
             "connect_timeout": "1s",
             "lb_policy": "LEAST_REQUEST",
+            "circuit_breakers": {"thresholds": [{
+                "max_requests": 1024,
+                "max_pending_requests": 1024,
+                "retry_budget": {"budget_percent": {"value": 20.0}},
+            }]},
             "load_assignment": {
                 "cluster_name": "app",
                 "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket(upstream)}}]}],
