@@ -19,7 +19,7 @@ pub const CONVERGENCE: &str = "e2e_convergence";
 /// The operator can be told to fail.
 pub const FAULTS: &str = "trellis-operator/faults";
 /// The test of limits over all pods.
-const QUOTA: &str = "e2e_quota";
+const QUOTA: [&str; 2] = ["e2e_cluster", "quota::"];
 /// Environment variable with the folder of the components of Kubernetes.
 pub const PROGRAMS: &str = "TRELLIS_NODE_PROGRAMS";
 
@@ -86,8 +86,9 @@ fn test<'a>(command: &'a mut Command, verb: &Long) -> &'a mut Command {
                 .env("TRELLIS_REST_MICROSERVICES", microservices.to_string());
         }
         Long::Quota { window } => {
+            let [target, filter] = QUOTA;
             command
-                .args(["--test", QUOTA, "--", "--nocapture"])
+                .args(["--test", target, "--", "--nocapture", filter])
                 .env("TRELLIS_QUOTA_WINDOW", window.to_string());
         }
     }

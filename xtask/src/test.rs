@@ -2,11 +2,13 @@
 //!
 //! Each step's output is the tool's own: a test's result looks as cargo prints it.
 
+use std::io::{self, Write as _};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use crate::command;
 use crate::node::binary;
@@ -14,9 +16,13 @@ use crate::paths::Paths;
 use crate::up::{self, Wishes};
 use crate::{generated, layers, lifecycle, packages, sizes, soak};
 
-/// The test targets that need a cluster. They are asked for by name and not by package: a package alone has other features of
-/// its dependencies than the workspace, and cargo would compile those once more.
+/// The test targets that need a cluster, or Kubernetes at least. They are asked for by name and not by package: a package alone
+/// has other features of its dependencies than the workspace, and cargo would compile those once more.
 const END_TO_END: &str = "e2e_*";
+const CLUSTER: &str = "e2e_cluster";
+const DROPS: &str = "e2e_drops";
+/// How many tests of a cluster run at once: they wait for it most of the time.
+const AT_ONCE: &str = "--test-threads=4";
 
 /// How a step went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,12 +139,38 @@ impl Report {
     }
 }
 
+/// The tests of convergence have a control plane of their own, wait as much as the others and take as long: they run beside
+/// them, and what they print comes when both are through.
 fn end_to_end(paths: &Paths) -> Result<()> {
     let programs = binary::ensure(&paths.cluster_sources(), &paths.cache)?;
-    let arguments = ["test", "--workspace", "--test", END_TO_END, "--no-fail-fast"];
-    let mut command = command::cargo(&paths.repository);
-    command.args(arguments).args(["--features", soak::FAULTS]);
-    passed(command.env(soak::PROGRAMS, programs))
+    let test = |target: &str, arguments: &[&str]| {
+        let mut command = command::cargo(&paths.repository);
+        command
+            .args([
+                "test",
+                "--workspace",
+                "--features",
+                soak::FAULTS,
+                "--test",
+                target,
+            ])
+            .args(arguments)
+            .env(soak::PROGRAMS, &programs);
+        command
+    };
+    passed(&mut test(END_TO_END, &["--no-run"]))?;
+    thread::scope(|scope| {
+        let beside = scope.spawn(|| test(soak::CONVERGENCE, &[]).output());
+        let cluster = passed(&mut test(CLUSTER, &["--", AT_ONCE]));
+        let drops = passed(&mut test(DROPS, &[]));
+        let beside = beside
+            .join()
+            .map_err(|_| anyhow!("failed to run {}", soak::CONVERGENCE))??;
+        io::stderr().write_all(&beside.stderr)?;
+        io::stdout().write_all(&beside.stdout)?;
+        let beside = succeeded(beside.status, &test(soak::CONVERGENCE, &[]));
+        cluster.and(drops).and(beside)
+    })
 }
 
 fn cargo(repository: &Path, arguments: &[&str]) -> Result<()> {
@@ -146,7 +178,12 @@ fn cargo(repository: &Path, arguments: &[&str]) -> Result<()> {
 }
 
 fn passed(command: &mut Command) -> Result<()> {
-    if !command.status()?.success() {
+    let status = command.status()?;
+    succeeded(status, command)
+}
+
+fn succeeded(status: ExitStatus, command: &Command) -> Result<()> {
+    if !status.success() {
         let arguments: Vec<_> = command
             .get_args()
             .map(|argument| argument.to_string_lossy())

@@ -9,6 +9,10 @@ use kube::{
 };
 use serde::Deserialize;
 
+/// Tests, and soaks beside them, are several processes: only a lock in a file is seen by all. Locks are taken in this order.
+const OPERATOR: &str = "trellis-e2e.lock";
+const SHOP: &str = "trellis-e2e-shop.lock";
+
 /// A connection to the cluster under test.
 #[derive(Clone)]
 pub struct Cluster {
@@ -100,21 +104,39 @@ pub fn xtask<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<String>
 /// # Errors
 /// If the lock file cannot be made.
 pub async fn share_operator() -> Result<File> {
-    locked(|file| file.lock_shared()).await
+    locked(OPERATOR, |file| file.lock_shared()).await
 }
 
-/// Sole use of the operator and the shop: held by a test that stops or restarts parts of them.
+/// Sole use of the cluster: held by a test that stops or restarts parts of it which others need.
 ///
 /// # Errors
 /// If the lock file cannot be made.
 pub async fn own_operator() -> Result<File> {
-    locked(|file| file.lock()).await
+    locked(OPERATOR, |file| file.lock()).await
 }
 
-/// Test runners start each test binary, or each test, as a process: only a lock in a file is seen by all.
-async fn locked(take: fn(&File) -> std::io::Result<()>) -> Result<File> {
+/// Shared use of the operator and the shop: held by a test that needs the shop undisturbed.
+///
+/// # Errors
+/// If a lock file cannot be made.
+pub async fn share_shop() -> Result<[File; 2]> {
+    Ok([
+        share_operator().await?,
+        locked(SHOP, |file| file.lock_shared()).await?,
+    ])
+}
+
+/// Sole use of the shop, shared of the operator: held by a test that stops or changes services of the shop.
+///
+/// # Errors
+/// If a lock file cannot be made.
+pub async fn own_shop() -> Result<[File; 2]> {
+    Ok([share_operator().await?, locked(SHOP, |file| file.lock()).await?])
+}
+
+async fn locked(name: &'static str, take: fn(&File) -> std::io::Result<()>) -> Result<File> {
     tokio::task::spawn_blocking(move || {
-        let file = File::create(std::env::temp_dir().join("trellis-e2e.lock"))?;
+        let file = File::create(std::env::temp_dir().join(name))?;
         take(&file)?;
         Ok(file)
     })

@@ -1,5 +1,4 @@
 //! Limits on what a Microservice takes, from `kubectl apply` to the answers of its proxy.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{collections::BTreeSet, time::Duration};
 

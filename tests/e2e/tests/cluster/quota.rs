@@ -1,7 +1,6 @@
 //! One limit over all pods of a service, judged by when requests came to the app.
 //!
 //! `TRELLIS_QUOTA_WINDOW=60` runs it with a window of 60 s instead of 6: a quarter of an hour, `cargo xtask soak quota`.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
     env,
@@ -14,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Cluster, eventually, image, namespace::with_namespace_alone, wait::until_ready};
+use e2e::{Cluster, eventually, image, wait::until_ready, with_namespace};
 use http::{Request, StatusCode};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
 use kube::{
@@ -49,8 +48,8 @@ struct Answers {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_window_sees_more_than_the_limit_over_all_pods_and_nearly_all_of_it_is_usable() {
-    // It ends the quota authority, which other tests' limits would notice.
-    with_namespace_alone(|cluster, ns| async move {
+    // It ends the quota authority: no other test has limits over all pods.
+    with_namespace(|cluster, ns| async move {
         let window = window()?;
         let pods = service(&cluster, &ns).await?;
         let policies: Api<RateLimitPolicy> = Api::namespaced(cluster.client.clone(), &ns);

@@ -1,5 +1,4 @@
 //! What proxies answer to their documents reaches the status, whichever replica of the operator they are connected to.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,5 +1,4 @@
 //! What a user is told when something is wrong.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::time::Duration;
 

@@ -1,5 +1,4 @@
 //! The autoscaler's coming, working and going.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
     sync::{Arc, Mutex},

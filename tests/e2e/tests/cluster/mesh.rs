@@ -1,5 +1,4 @@
 //! Calls between Microservices, through the sidecars of both.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 

@@ -1,5 +1,4 @@
 //! One request is one trace, whoever it passes through.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},

@@ -1,5 +1,4 @@
 //! What stands around order's calls of user: user is broken in every way, and order stays on its feet.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use e2e::{
     Cluster,
-    cluster::own_operator,
+    cluster::own_shop,
     eventually,
     http::{self, Answer},
     restoring,
@@ -50,7 +49,7 @@ struct Shop {
 
 #[tokio::test]
 async fn a_broken_user_service_does_not_drag_order_down() -> Result<()> {
-    let _lock = own_operator().await?;
+    let _lock = own_shop().await?;
     let cluster = Cluster::connect().await?;
     let microservices: Api<Microservice> = Api::namespaced(cluster.client.clone(), SHOP);
     let before = [

@@ -1,5 +1,4 @@
 //! A Microservice from its first apply to its deletion, with an image in another language.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
     io::Write as _,

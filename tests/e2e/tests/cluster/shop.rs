@@ -1,12 +1,11 @@
 //! The shop, through its gateway, as a client of the shop sees it.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use e2e::{
     Cluster,
-    cluster::{own_operator, share_operator},
+    cluster::{own_shop, share_shop},
     eventually, http, restoring,
     wait::{until, until_ready},
 };
@@ -30,7 +29,7 @@ async fn new_user(shop: &str) -> Result<String> {
 
 #[tokio::test]
 async fn an_order_of_a_known_user_is_stored_and_found_again() -> Result<()> {
-    let _lock = share_operator().await?;
+    let _lock = share_shop().await?;
     let shop = Cluster::connect().await?.gateway;
     let username = new_user(&shop).await?;
     let id = unique();
@@ -61,7 +60,7 @@ async fn an_order_of_a_known_user_is_stored_and_found_again() -> Result<()> {
 
 #[tokio::test]
 async fn an_order_of_an_unknown_user_is_refused_and_not_stored() -> Result<()> {
-    let _lock = share_operator().await?;
+    let _lock = share_shop().await?;
     let shop = Cluster::connect().await?.gateway;
     let id = unique();
     let order = json!({"order_id": id, "username": "nobody-by-this-name", "amount": "5.00"});
@@ -76,7 +75,7 @@ async fn an_order_of_an_unknown_user_is_refused_and_not_stored() -> Result<()> {
 
 #[tokio::test]
 async fn a_faulty_order_is_refused_with_the_field_at_fault() -> Result<()> {
-    let _lock = share_operator().await?;
+    let _lock = share_shop().await?;
     let shop = Cluster::connect().await?.gateway;
     let order = json!({"username": "somebody", "amount": 0.001, "lines": [{"sku": "a", "quantity": 0}]});
     let refused = http::post(&format!("{shop}/order/orders/"), &order).await?;
@@ -96,7 +95,7 @@ async fn a_faulty_order_is_refused_with_the_field_at_fault() -> Result<()> {
 
 #[tokio::test]
 async fn without_the_user_service_an_order_is_put_off_and_not_stored() -> Result<()> {
-    let _lock = own_operator().await?;
+    let _lock = own_shop().await?;
     let cluster = Cluster::connect().await?;
     let shop = cluster.gateway.clone();
     let username = new_user(&shop).await?;

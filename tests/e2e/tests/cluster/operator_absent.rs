@@ -1,5 +1,4 @@
 //! Without the operator everything keeps serving.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::time::Duration;
 
