@@ -1,7 +1,10 @@
 //! The status contract: the kstatus algorithm, run over every status that is written in a namespace, and over what an
 //! object has before the first one.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures::StreamExt as _;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
@@ -35,9 +38,19 @@ impl Watcher {
     }
 }
 
+/// What a watcher remembers of a Microservice, by uid.
+#[derive(Default)]
+struct Seen {
+    /// Of its last status.
+    generation: Option<i64>,
+    /// Kinds of its children that were there. One that is not there any more was taken away by somebody, which a status
+    /// cannot know at once.
+    children: BTreeSet<&'static str>,
+}
+
 async fn watch(client: Client, namespace: String, violations: Arc<Mutex<Vec<String>>>) {
     let api: Api<Microservice> = Api::namespaced(client.clone(), &namespace);
-    let mut last_generation: BTreeMap<String, i64> = BTreeMap::new();
+    let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
     let mut events = watcher(api, watcher::Config::default())
         .default_backoff()
         .applied_objects()
@@ -45,7 +58,8 @@ async fn watch(client: Client, namespace: String, violations: Arc<Mutex<Vec<Stri
     while let Some(event) = events.next().await {
         let Ok(microservice) = event else { continue };
         let name = microservice.name_any();
-        let faults = check(&client, &namespace, &microservice, &mut last_generation).await;
+        let seen = seen.entry(microservice.uid().unwrap_or_default()).or_default();
+        let faults = check(&client, &namespace, &microservice, seen).await;
         violations
             .lock()
             .await
@@ -57,10 +71,10 @@ async fn check(
     client: &Client,
     namespace: &str,
     microservice: &Microservice,
-    last_generation: &mut BTreeMap<String, i64>,
+    seen: &mut Seen,
 ) -> Vec<String> {
     let mut faults = Vec::new();
-    let seen = match serde_json::to_value(microservice) {
+    let status = match serde_json::to_value(microservice) {
         Ok(object) => kstatus::compute(&object),
         Err(error) => return vec![format!("failed to write it as JSON: {error}")],
     };
@@ -77,25 +91,39 @@ async fn check(
         .conditions
         .iter()
         .any(|c| c.type_ == ConditionType::Ready.as_ref());
-    if seen == Status::Current && !has_ready {
+    if status == Status::Current && !has_ready {
         faults.push("current without Ready".to_owned());
     }
     let observed = found.observed_generation.unwrap_or(UNOBSERVED);
-    let uid = microservice.uid().unwrap_or_default();
-    let last = last_generation.entry(uid).or_insert(UNOBSERVED);
-    if observed < *last || Some(observed) > microservice.metadata.generation {
+    let last = seen.generation.unwrap_or(UNOBSERVED);
+    if observed < last || Some(observed) > microservice.metadata.generation {
         faults.push(format!("observedGeneration went from {last} to {observed}"));
     }
-    *last = observed;
-    if seen == Status::Current {
-        faults.extend(missing_children(client, namespace, microservice).await);
+    seen.generation = Some(observed);
+    if status == Status::Current {
+        faults.extend(missing_children(client, namespace, microservice, &mut seen.children).await);
     }
     faults
 }
 
-async fn missing_children(client: &Client, namespace: &str, microservice: &Microservice) -> Vec<String> {
+async fn missing_children(
+    client: &Client,
+    namespace: &str,
+    microservice: &Microservice,
+    seen: &mut BTreeSet<&'static str>,
+) -> Vec<String> {
     let name = microservice.name_any();
-    let mut faults = Vec::new();
+    let deployment = Api::<Deployment>::namespaced(client.clone(), namespace)
+        .get_opt(&name)
+        .await;
+    let service = Api::<Service>::namespaced(client.clone(), namespace)
+        .get_opt(&name)
+        .await;
+    let has_ports = !microservice.spec.ports.is_empty() || microservice.spec.gateway.is_some();
+    let mut children = vec![("Deployment", deployment.map(|found| found.is_some()))];
+    if has_ports {
+        children.push(("Service", service.map(|found| found.is_some())));
+    }
     // The object may have been deleted since: then its children are rightly gone.
     let still_there = || async {
         let now = Api::<Microservice>::namespaced(client.clone(), namespace)
@@ -107,18 +135,17 @@ async fn missing_children(client: &Client, namespace: &str, microservice: &Micro
             })
         })
     };
-    let deployment = Api::<Deployment>::namespaced(client.clone(), namespace)
-        .get_opt(&name)
-        .await;
-    if matches!(deployment, Ok(None)) && still_there().await {
-        faults.push("current without a Deployment".to_owned());
-    }
-    let has_ports = !microservice.spec.ports.is_empty() || microservice.spec.gateway.is_some();
-    let service = Api::<Service>::namespaced(client.clone(), namespace)
-        .get_opt(&name)
-        .await;
-    if has_ports && matches!(service, Ok(None)) && still_there().await {
-        faults.push("current without a Service".to_owned());
+    let mut faults = Vec::new();
+    for (kind, found) in children {
+        match found {
+            Ok(true) => {
+                seen.insert(kind);
+            }
+            Ok(false) if !seen.contains(kind) && still_there().await => {
+                faults.push(format!("current without a {kind}"));
+            }
+            _ => {}
+        }
     }
     faults
 }
