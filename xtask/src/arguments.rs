@@ -37,6 +37,9 @@ enum Verb {
         /// Delete the cluster's data first
         #[arg(long)]
         fresh: bool,
+        /// Compile what runs in it for speed, as for measuring; takes minutes the first time
+        #[arg(long)]
+        release: bool,
         /// Registry and path before image names, for `current`
         #[arg(long)]
         image_prefix: Option<String>,
@@ -164,6 +167,7 @@ impl Arguments {
             Verb::Up {
                 provider,
                 fresh,
+                release,
                 image_prefix,
                 yes,
             } => up::up(
@@ -171,6 +175,7 @@ impl Arguments {
                 &Wishes {
                     provider,
                     fresh,
+                    release,
                     options: Options { image_prefix, yes },
                 },
             ),

@@ -21,6 +21,8 @@ pub struct Wishes {
     pub provider: Option<Name>,
     /// Delete the cluster's data first.
     pub fresh: bool,
+    /// Compile for speed.
+    pub release: bool,
     /// See [`Options`].
     pub options: Options,
 }
@@ -41,7 +43,7 @@ pub fn up_locked(paths: &Paths, wishes: &Wishes, _lock: &Lock) -> Result<()> {
         provider.wipe()?;
         install::forget_passwords(paths, provider.name())?;
     }
-    let ours = service::build(paths).context("failed to build the images")?;
+    let ours = service::build(paths, wishes.release).context("failed to build the images")?;
     let substitutes = provider.substitutes().context("failed to build the images")?;
     provider.start().context("failed to start the cluster")?;
     provider::remember(paths, provider.name(), &wishes.options)?;

@@ -24,9 +24,10 @@ pub const PACKAGES: [&str; 5] = [
     "shop-order",
 ];
 
-/// Compiles and makes the images.
-pub fn build(paths: &Paths) -> Result<Vec<Image>> {
-    let binaries = compile(&paths.repository, &PACKAGES, &[])?;
+/// Compiles, for speed if wanted, and makes the images.
+pub fn build(paths: &Paths, release: bool) -> Result<Vec<Image>> {
+    let profile: &[&str] = if release { &["--release"] } else { &[] };
+    let binaries = compile(&paths.repository, &PACKAGES, profile)?;
     let folder = paths.layers();
     let step = progress::step("images of the services");
     let base = base::of_services(&folder)?;
