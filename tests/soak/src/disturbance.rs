@@ -57,16 +57,19 @@ pub enum Disturbance {
     /// As `kubectl rollout restart` does it.
     #[strum(to_string = "the operator rolls")]
     OperatorRolls,
-    /// Each as soon as the one before has arrived.
+    /// Each a moment after the one before has arrived.
     #[strum(to_string = "100 edits of a route")]
     Edits,
+    /// Likewise, of a policy that limits order.
+    #[strum(to_string = "100 edits of a limit")]
+    LimitEdits,
     /// SIGKILL to the sidecar of an order pod.
     #[strum(to_string = "a sidecar is killed (SIGKILL)")]
     SidecarKilled,
 }
 
 /// The whole contract; what costs requests that are in a process comes last.
-pub(crate) const ALL: [Disturbance; 11] = [
+pub(crate) const ALL: [Disturbance; 12] = [
     Disturbance::Nothing,
     Disturbance::ServiceRolls,
     Disturbance::ServiceGrows,
@@ -77,6 +80,7 @@ pub(crate) const ALL: [Disturbance; 11] = [
     Disturbance::OperatorAway,
     Disturbance::OperatorRolls,
     Disturbance::Edits,
+    Disturbance::LimitEdits,
     Disturbance::SidecarKilled,
 ];
 
@@ -91,10 +95,19 @@ pub(crate) const SHORT: [Disturbance; 4] = [
 /// What a disturbance has to tell besides its time.
 #[derive(Default)]
 pub(crate) struct Told {
-    /// From an edit to the last gateway that answers by it, in milliseconds.
+    /// From an edit to the last pod that answers by it, in milliseconds.
     pub(crate) propagation: Option<Quantiles>,
     /// From the order to kill a process to its end. What was under way then may have been in it.
     pub(crate) killed: Option<Range<Duration>>,
+}
+
+impl Told {
+    fn propagation(times: Vec<Duration>) -> Self {
+        Self {
+            propagation: Some(Quantiles::of(times)),
+            ..Self::default()
+        }
+    }
 }
 
 impl Disturbance {
@@ -120,12 +133,14 @@ impl Disturbance {
             Self::OperatorAway => without_operator(shop).await?,
             Self::OperatorRolls => shop.roll_operator().await?,
             Self::Edits => {
-                let times = edits::make(shop, SERVICE, GATEWAY).await?;
+                let times = edits::of_a_route(shop, SERVICE, GATEWAY).await?;
                 shop.settled(SERVICE).await?;
-                return Ok(Told {
-                    propagation: Some(Quantiles::of(times)),
-                    ..Told::default()
-                });
+                return Ok(Told::propagation(times));
+            }
+            Self::LimitEdits => {
+                let times = edits::of_a_limit(shop, SERVICE).await?;
+                shop.settled(SERVICE).await?;
+                return Ok(Told::propagation(times));
             }
             Self::SidecarKilled => return kill(shop, load).await,
         }

@@ -13,7 +13,7 @@ use crate::{
     ledger,
     line::Protocol,
     load::{Load, Rate},
-    report::{Machine, Report, Run},
+    report::{Machine, Propagation, Report, Run},
     sample::Summary,
     shop::Shop,
     traffic::Traffic,
@@ -87,7 +87,8 @@ async fn under_load(cluster: &Cluster, shop: &Shop, options: &Options) -> Result
     };
     let load = Load::start(address, options.protocol, rate, traffic.clone());
 
-    let (mut spans, mut killed, mut propagation, mut faults) = (Vec::new(), Vec::new(), None, Vec::new());
+    let (mut spans, mut killed, mut propagation, mut faults) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for disturbance in options.plan() {
         let from = spans
             .last()
@@ -106,7 +107,10 @@ async fn under_load(cluster: &Cluster, shop: &Shop, options: &Options) -> Result
         match outcome {
             Ok(told) => {
                 killed.extend(told.killed);
-                propagation = told.propagation.or(propagation);
+                propagation.extend(told.propagation.map(|times| Propagation {
+                    disturbance: *disturbance,
+                    times,
+                }));
             }
             Err(error) => {
                 faults.push(format!("{disturbance}: {error:#}"));

@@ -29,6 +29,8 @@ use crate::traffic::Answer;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Header by which a proxy says why it answered itself.
 const REASON: &str = "x-trellis-reason";
+/// Header that names the limits of a request.
+const LIMITS: &str = "ratelimit-policy";
 
 /// What is spoken to the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum, strum::AsRefStr)]
@@ -192,10 +194,14 @@ async fn still_open(sender: Option<Sender>) -> Option<http1::SendRequest<Full<By
 async fn read(response: Response<Incoming>) -> Result<Answer, Error> {
     let (head, body) = response.into_parts();
     let body = body.collect().await.map_err(Error::Exchange)?.to_bytes();
-    let reason = head.headers.get(REASON).and_then(|value| value.to_str().ok());
+    let text = |name| {
+        let value = head.headers.get(name)?.to_str().ok()?;
+        Some(value.to_owned())
+    };
     Ok(Answer {
         status: head.status,
-        reason: reason.map(str::to_owned),
+        reason: text(REASON),
+        limits: text(LIMITS),
         body,
     })
 }

@@ -28,7 +28,7 @@ pub struct Report {
     pub(crate) machine: Machine,
     pub(crate) total: Summary,
     pub(crate) spans: Vec<Row>,
-    pub(crate) propagation: Option<Quantiles>,
+    pub(crate) propagation: Vec<Propagation>,
     pub(crate) ledger: Verdict,
     pub(crate) failures: Vec<Sample>,
     /// Why the run has failed; empty if it has not.
@@ -57,6 +57,14 @@ pub(crate) struct Row {
     pub(crate) in_killed: usize,
 }
 
+/// How long edits took to arrive.
+#[derive(Debug, Serialize)]
+pub(crate) struct Propagation {
+    pub(crate) disturbance: Disturbance,
+    /// To the last pod that they concerned, in milliseconds.
+    pub(crate) times: Quantiles,
+}
+
 /// What a run was, for the report.
 pub(crate) struct Run {
     pub(crate) began: jiff::Timestamp,
@@ -68,7 +76,7 @@ pub(crate) struct Run {
     pub(crate) spans: Vec<(Disturbance, Range<Duration>)>,
     /// When processes were killed.
     pub(crate) killed: Vec<Range<Duration>>,
-    pub(crate) propagation: Option<Quantiles>,
+    pub(crate) propagation: Vec<Propagation>,
     pub(crate) ledger: Verdict,
     /// Why the run did not get to its end.
     pub(crate) faults: Vec<String>,
@@ -207,10 +215,11 @@ impl fmt::Display for Report {
         let took = self.spans.iter().map(|row| row.took).sum();
         let in_killed = self.spans.iter().map(|row| row.in_killed).sum();
         writeln!(f, "{}", line("in all", took, &self.total, in_killed))?;
-        if let Some(Quantiles { count, p50, p99, max }) = &self.propagation {
+        for Propagation { disturbance, times } in &self.propagation {
+            let Quantiles { p50, p99, max, .. } = times;
             writeln!(
                 f,
-                "{count} edits reached the last gateway in p50 {p50:.1} ms, p99 {p99:.1} ms, max {max:.1} ms"
+                "{disturbance}: each reached the last pod in p50 {p50:.1} ms, p99 {p99:.1} ms, max {max:.1} ms"
             )?;
         }
         let Verdict {
@@ -256,7 +265,7 @@ mod tests {
             connections: 1,
             spans: vec![(Disturbance::SidecarKilled, Duration::ZERO..Duration::from_secs(2))],
             killed,
-            propagation: None,
+            propagation: Vec::new(),
             ledger: Verdict::default(),
             faults: Vec::new(),
             least: 20,

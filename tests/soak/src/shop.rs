@@ -8,7 +8,7 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use trellis_api::{Microservice, condition::status, names::LABEL_MICROSERVICE};
+use trellis_api::{Microservice, RateLimitPolicy, condition::status, names::LABEL_MICROSERVICE};
 
 use crate::wait::until;
 
@@ -16,6 +16,8 @@ use crate::wait::until;
 pub(crate) const NAMESPACE: &str = "shop";
 const SYSTEM: &str = "trellis-system";
 const OPERATOR: &str = "trellis-operator";
+/// The limit that a run edits.
+const POLICY: &str = "soak";
 /// Annotation of pods that is changed to roll them.
 const ROLL: &str = "trellis-soak/roll";
 /// What is disturbed, or needed to answer.
@@ -27,6 +29,7 @@ pub(crate) const REPLICAS: i32 = 2;
 #[derive(Clone)]
 pub(crate) struct Shop {
     microservices: Api<Microservice>,
+    policies: Api<RateLimitPolicy>,
     pods: Api<Pod>,
     operator: Api<Deployment>,
     operator_pods: Api<Pod>,
@@ -43,6 +46,7 @@ impl Shop {
         let client = || cluster.client.clone();
         Self {
             microservices: Api::namespaced(client(), NAMESPACE),
+            policies: Api::namespaced(client(), NAMESPACE),
             pods: Api::namespaced(client(), NAMESPACE),
             operator: Api::namespaced(client(), SYSTEM),
             operator_pods: Api::namespaced(client(), SYSTEM),
@@ -67,6 +71,7 @@ impl Shop {
     /// Makes everything as it was, whatever state it is in. Goes on after a fault and returns the first.
     pub(crate) async fn put_back(&self, before: &Before) -> Result<()> {
         let mut outcome = self.scale_operator(before.operator_replicas).await;
+        outcome = outcome.and(self.unlimit().await);
         for microservice in &before.microservices {
             let restored = self.restore(microservice).await;
             outcome = outcome.and(restored);
@@ -110,6 +115,33 @@ impl Shop {
             .patch(name, &PatchParams::default(), &patch)
             .await
             .with_context(|| format!("failed to change {name}"))
+    }
+
+    /// Gives a Microservice a limit of so many requests a minute over all its pods. Returns when the API server has answered.
+    pub(crate) async fn limit(&self, name: &str, limit: u32) -> Result<RateLimitPolicy> {
+        let policy = json!({
+            "apiVersion": "trellis.dev/v1alpha1", "kind": "RateLimitPolicy", "metadata": {"name": POLICY},
+            "spec": {
+                "targetRefs": [{"group": "trellis.dev", "kind": "Microservice", "name": name}],
+                "limits": {"soak": {"rates": [{"limit": limit, "window": "60s"}]}},
+            },
+        });
+        self.policies
+            .patch(
+                POLICY,
+                &PatchParams::apply("trellis-soak").force(),
+                &Patch::Apply(policy),
+            )
+            .await
+            .with_context(|| format!("failed to limit {name}"))
+    }
+
+    /// Takes the limit away, if there is one.
+    pub(crate) async fn unlimit(&self) -> Result<()> {
+        match self.policies.delete(POLICY, &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            outcome => outcome.map(|_| ()).context("failed to take the limit away"),
+        }
     }
 
     /// The routes that a Microservice declares.

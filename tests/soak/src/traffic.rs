@@ -43,6 +43,8 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     /// Why a proxy answered itself, if one did.
     pub(crate) reason: Option<String>,
+    /// What limits it counted into.
+    pub(crate) limits: Option<String>,
     pub(crate) body: Bytes,
 }
 
@@ -164,6 +166,7 @@ mod tests {
         Answer {
             status: StatusCode::from_u16(status).unwrap(),
             reason: None,
+            limits: None,
             body: body.to_string().into(),
         }
     }
