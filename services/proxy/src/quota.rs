@@ -7,8 +7,8 @@
 //! ```
 //!
 //! No request waits for the authority, but for the first of a counter that this pod has not seen, once and for
-//! [`FIRST_ANSWER`] at most. What is leased follows what is used: a counter that runs dry asks for more at once, one that is at
-//! rest is given back.
+//! [`FIRST_ANSWER`] at most; in the first moments of a limit, when there may be no stream yet, until [`FIRST_STREAM`]. What is
+//! leased follows what is used: a counter that is about to run dry asks for more at once, one that is at rest is given back.
 //!
 //! Guarantees and the protocol's core: [`trellis_rate::lease`].
 
@@ -25,3 +25,6 @@ pub(crate) use self::{
 
 /// How long the first request of a counter waits.
 pub(crate) const FIRST_ANSWER: Duration = Duration::from_millis(100);
+/// How long after a limit has begun to be shared they wait: to find the replica that grants and be let in takes two connections
+/// and two looks at a token, and who limits a service that is well must not have it refuse what there is plenty of.
+pub(crate) const FIRST_STREAM: Duration = Duration::from_secs(1);

@@ -17,7 +17,7 @@ use trellis_rate::{
     lease::{Client, Epoch, Grant, Incarnation, OnLoss, Pod, Request, Sequence},
 };
 
-use super::{FIRST_ANSWER, load::Load};
+use super::{FIRST_ANSWER, FIRST_STREAM, load::Load};
 
 /// Counters of a limit that are leased at once; requests of further ones are treated as if the authority were lost.
 const MOST_PARTS: usize = 100_000;
@@ -35,6 +35,8 @@ const INSIST: (Duration, Duration) = (Duration::from_millis(10), Duration::from_
 /// The parts of one limit.
 #[derive(Debug)]
 pub(crate) struct Leases {
+    /// None: the limit is not shared, or not yet.
+    shared_since: Mutex<Option<time::Instant>>,
     parts: RwLock<Parts>,
     /// Those that are to ask at once.
     urgent: Mutex<Vec<Arc<Part>>>,
@@ -51,7 +53,8 @@ struct Parts {
 #[derive(Debug)]
 pub(crate) struct Part {
     key: Option<(Key, KeyDigest)>,
-    made: time::Instant,
+    /// Until when requests wait for the first answer.
+    first_by: time::Instant,
     answered: Notify,
     state: Mutex<State>,
 }
@@ -141,6 +144,7 @@ impl Leases {
     /// Nothing is leased. `wake` is told when something is to be asked at once.
     pub(crate) fn new(wake: &Arc<Notify>) -> Self {
         Self {
+            shared_since: Mutex::default(),
             parts: RwLock::default(),
             urgent: Mutex::default(),
             wake: Arc::clone(wake),
@@ -169,7 +173,10 @@ impl Leases {
                 return None;
             }
             let key = key.map(|key| (key, wire::key(values())));
-            let part = Arc::new(Part::new(key, on_loss));
+            let now = time::Instant::now();
+            let since = self.shared_since.lock().unwrap_or(now);
+            let first_by = (now + FIRST_ANSWER).max(since + FIRST_STREAM);
+            let part = Arc::new(Part::new(key, on_loss, first_by));
             parts.by_key.insert(part.key(), Arc::clone(&part));
             parts.by_digest.insert(part.digest(), Arc::clone(&part));
             part
@@ -203,8 +210,9 @@ impl Leases {
         self.parts.read().by_key.len()
     }
 
-    /// What every part is doing without an authority, from now on.
+    /// What every part is doing without an authority, from now on. If the limit was not shared, it is now.
     pub(crate) fn change(&self, on_loss: OnLoss) {
+        self.shared_since.lock().get_or_insert_with(time::Instant::now);
         for part in self.parts.read().by_key.values() {
             part.state().client.change(on_loss);
         }
@@ -212,6 +220,7 @@ impl Leases {
 
     /// Nothing is leased any more.
     pub(crate) fn clear(&self) {
+        *self.shared_since.lock() = None;
         *self.parts.write() = Parts::default();
         self.urgent.lock().clear();
     }
@@ -293,14 +302,14 @@ pub(crate) struct Asking<'a> {
 }
 
 impl Part {
-    fn new(key: Option<(Key, KeyDigest)>, on_loss: OnLoss) -> Self {
+    fn new(key: Option<(Key, KeyDigest)>, on_loss: OnLoss, first_by: time::Instant) -> Self {
         let Process { incarnation, began } = process();
         let now = trellis_quota_stream::clock::now();
         // A part of the same counter may have been given back: the authority takes no request that seems to be from before.
         let client = Client::new(SELF, incarnation, on_loss, began).after(Sequence(now.as_nanos()));
         Self {
             key,
-            made: time::Instant::now(),
+            first_by,
             answered: Notify::new(),
             state: Mutex::new(State {
                 client,
@@ -346,7 +355,7 @@ impl Part {
 
     /// Whether a request should wait for the first answer.
     pub(crate) fn is_new(&self) -> bool {
-        !self.state().is_answered && self.made.elapsed() < FIRST_ANSWER
+        !self.state().is_answered && time::Instant::now() < self.first_by
     }
 
     /// Waits for the first answer, but not for long.
@@ -355,7 +364,7 @@ impl Part {
         notified.as_mut().enable();
         if self.is_new() {
             // Both outcomes are fine.
-            let _ = time::timeout_at(self.made + FIRST_ANSWER, notified).await;
+            let _ = time::timeout_at(self.first_by, notified).await;
         }
     }
 

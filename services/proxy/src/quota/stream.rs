@@ -76,6 +76,7 @@ pub(crate) async fn follow(token: PathBuf, pod: String, configuration: Arc<Confi
     let mut versions = configuration.versions();
     let mut pause = FIRST_PAUSE;
     let mut leader: Option<String> = None;
+    let mut was_sent_on = false;
     let mut first = true;
     loop {
         let Some(address) = address(&configuration) else {
@@ -92,10 +93,13 @@ pub(crate) async fn follow(token: PathBuf, pod: String, configuration: Arc<Confi
         if let Error::Elsewhere(other) = &error {
             tracing::debug!(address = to, leader = other, "another replica grants");
             leader = Some(other.clone());
-            // Two that send us to each other are not asked on and on.
-            time::sleep(jittered(FIRST_PAUSE)).await;
+            if std::mem::replace(&mut was_sent_on, true) {
+                // Two that send us to each other are not asked on and on.
+                time::sleep(jittered(FIRST_PAUSE)).await;
+            }
             continue;
         }
+        was_sent_on = false;
         let is_good = began.elapsed() >= GOOD;
         // Going away is news; staying away is not.
         report(&to, &error, std::mem::take(&mut first) || is_good);
