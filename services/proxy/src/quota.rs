@@ -8,7 +8,7 @@
 //!
 //! No request waits for the authority, but for the first of a counter that this pod has not seen, once and for
 //! [`FIRST_ANSWER`] at most; in the first moments of a limit, when there may be no stream yet, until [`FIRST_STREAM`]. What is
-//! leased follows what is used: a counter that is about to run dry asks for more at once, one that is at rest is given back.
+//! leased follows what is used: a counter that runs dry asks for more at once, one that is at rest is given back.
 //!
 //! Guarantees and the protocol's core: [`trellis_rate::lease`].
 

@@ -18,7 +18,7 @@ use trellis_proxy_config::{
 };
 use trellis_quota_stream::{v1, wire};
 use trellis_rate::{
-    Charge, Decision, KeyMaker, Limit, LimitSet, Limiter, Mode, Moment, Quota, Rate, Share,
+    Charge, Decision, KeyMaker, Limit, LimitSet, Limiter, Mode, Moment, Rate, Share,
     lease::{OnLoss, with_drift},
     limit::LONGEST_WINDOW,
 };
@@ -221,13 +221,10 @@ impl Limits {
             }
         });
         for reading in decision.readings() {
-            let (Some(part), Some(member)) = (charges.part(reading.member), self.members.get(reading.member))
-            else {
-                continue;
-            };
-            let whole = member.limit.whole();
-            if !reading.quota.admits() || is_nearly_dry(&reading.quota) && part.may_grow(whole) {
-                member.counting.leases.press(part);
+            if let Some(part) = charges.part(reading.member)
+                && !reading.quota.admits()
+            {
+                self.members[reading.member].counting.leases.press(part);
             }
         }
         decision
@@ -457,11 +454,6 @@ impl Prefix {
         }
         true
     }
-}
-
-/// Whether so little of a part is left that more should be asked for before somebody is refused.
-fn is_nearly_dry(quota: &Quota) -> bool {
-    quota.remaining() <= (quota.limit() / 16).max(1)
 }
 
 const fn on_loss(on_loss: limit::OnLoss) -> OnLoss {

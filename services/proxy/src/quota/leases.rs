@@ -67,8 +67,6 @@ struct State {
     /// It had less than was wanted, since the last ask.
     is_pressed: bool,
     is_urgent: bool,
-    /// What was used is known to the unit, so that what is not can be given back.
-    is_countable: bool,
     /// Asks in a row that were given less than they asked for.
     unmet: u32,
     load: Load,
@@ -316,7 +314,6 @@ impl Part {
                 is_answered: false,
                 is_pressed: false,
                 is_urgent: false,
-                is_countable: false,
                 unmet: 0,
                 load: Load::new(now),
                 asked_for: 0,
@@ -347,12 +344,6 @@ impl Part {
         state.client.share(now)
     }
 
-    /// Whether to ask for more would be of use: all that was asked for was given, so nobody else waits for it.
-    pub(crate) fn may_grow(&self, whole: NonZeroU32) -> bool {
-        let state = self.state();
-        state.is_countable && state.unmet == 0 && state.asked_for < whole.get()
-    }
-
     /// Whether a request should wait for the first answer.
     pub(crate) fn is_new(&self) -> bool {
         !self.state().is_answered && time::Instant::now() < self.first_by
@@ -379,15 +370,9 @@ impl Part {
         let usage = limiter.usage(self.key(), whole, now);
         let mut state = self.state();
         let held = state.client.share(now).map_or(0, |share| share.of(whole.get()));
-        state.is_countable = matches!(usage, Usage::Passed(_));
         let demand = match usage {
             _ if now > state.used_at.after(REST) => 0,
-            Usage::Passed(passed) if state.is_pressed => {
-                let had = passed.max(held);
-                // While nobody else waits, in steps that reach the whole soon.
-                let slack = if state.unmet == 0 { whole.get() / 8 } else { 0 };
-                had.saturating_add((had / 4).max(slack) + 1)
-            }
+            Usage::Passed(passed) if state.is_pressed => passed.max(held).saturating_mul(5) / 4 + 1,
             Usage::Passed(passed) => with_room(passed),
             // What is given up of these is nobody's for a while: only if it is much.
             Usage::Missing(_) | Usage::Something(_) => {

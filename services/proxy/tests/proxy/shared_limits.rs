@@ -91,19 +91,6 @@ async fn two_pods_let_in_as_much_together_as_the_limit_says_and_no_first_request
 }
 
 #[tokio::test]
-async fn a_pod_that_is_asked_alone_has_all_of_the_limit_before_it_refuses_anything() {
-    let app = Backend::echo().await;
-    let authority = Authority::start().await;
-    let limit = limit(40, "Share", &[]);
-    let (one, _two) = (
-        pod(&app, authority.address, &limit).await,
-        pod(&app, authority.address, &limit).await,
-    );
-    assert_eq!(one.passes(40, "ann").await, 40);
-    assert_eq!(one.passes(5, "ann").await, 0);
-}
-
-#[tokio::test]
 async fn every_caller_has_a_limit_of_its_own_over_all_pods() {
     let app = Backend::echo().await;
     let authority = Authority::start().await;
