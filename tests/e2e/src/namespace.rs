@@ -4,7 +4,10 @@ use std::panic::AssertUnwindSafe;
 
 use anyhow::Result;
 use futures::FutureExt as _;
-use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
+use k8s_openapi::{
+    api::core::v1::{Event, Namespace, Pod},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams, PostParams},
@@ -81,7 +84,21 @@ async fn dump(cluster: &Cluster, namespace: &str) {
         .await
     {
         for item in list {
-            eprintln!("--- microservice {}\n{:#?}", item.name_any(), item.status);
+            eprintln!("--- microservice {}", item.name_any());
+            for condition in item.status.iter().flat_map(|status| &status.conditions) {
+                let Condition {
+                    type_,
+                    status,
+                    reason,
+                    message,
+                    last_transition_time,
+                    ..
+                } = condition;
+                eprintln!(
+                    "{type_}={status} {reason} since {}: {message}",
+                    last_transition_time.0
+                );
+            }
         }
     }
     if let Ok(list) = Api::<Pod>::namespaced(client(), namespace)

@@ -1,4 +1,8 @@
-//! One limit over all pods of a service, judged by when requests came to the app.
+//! One limit over all pods of a service, judged by the app's own log of what it let pass.
+//!
+//! A sidecar decides between the time when a request is sent and the time when it comes to the app. On a busy machine that may be
+//! long, and the app sees requests of one window together with those of the next. So what counts against a window is what was
+//! both sent and received in it: that was decided in it for sure.
 //!
 //! `TRELLIS_QUOTA_WINDOW=60` runs it with a window of 60 s instead of 6: a quarter of an hour, `cargo xtask soak quota`.
 
@@ -22,6 +26,7 @@ use kube::{
     client::Body,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use serde::Deserialize;
 use serde_json::json;
 use tokio::{task::JoinSet, time};
 use trellis_api::{
@@ -37,6 +42,13 @@ const LIMIT: u64 = 100;
 const RAISED: u64 = 150;
 /// Requests to each of the three pods in a window: one has by far the most to do, one next to nothing.
 const LOAD: [u64; 3] = [300, 15, 5];
+
+/// A request that came to the app, in nanoseconds since 1970 by the node's clock.
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Pass {
+    sent: u64,
+    came: u64,
+}
 
 /// What callers were answered.
 #[derive(Default)]
@@ -94,10 +106,11 @@ async fn no_window_sees_more_than_the_limit_over_all_pods_and_nearly_all_of_it_i
         let usable = |from: u64, to: u64, limit: u64| {
             100.0 * mean_rate(&passes, from..to, window) / (limit as f64 / window.as_secs_f64())
         };
-        let before: Vec<u64> = passes.iter().copied().filter(|at| *at < raised).collect();
-        let (most, most_raised) = (most(&before, window), most(&passes, window));
+        let before: Vec<Pass> = passes.iter().copied().filter(|pass| pass.came < raised).collect();
+        let (seen, seen_raised) = (most(&before, window, came), most(&passes, window, came));
+        let (most, most_raised) = (most(&before, window, sent), most(&passes, window, sent));
         println!(
-            "window {window:?}: most in a window {most} of {LIMIT}, {most_raised} of {RAISED} after the edit; usable {:.1} %, {:.1} % with the authority killed, {:.1} % of the raised limit; {} passed, {} refused",
+            "window {window:?}: most in a window {most} of {LIMIT}, {most_raised} of {RAISED} after the edit ({seen} and {seen_raised} came in one); usable {:.1} %, {:.1} % with the authority killed, {:.1} % of the raised limit; {} passed, {} refused",
             usable(steady, killed, LIMIT),
             usable(killed, raised, LIMIT),
             usable(settled, end, RAISED),
@@ -212,6 +225,7 @@ async fn start_load(
 }
 
 async fn ask(caller: &Client, url: &str) -> Result<StatusCode> {
+    let url = format!("{url}?sent={}", now());
     let answer = caller.send(Request::get(url).body(Body::empty())?).await?;
     Ok(answer.status())
 }
@@ -239,8 +253,8 @@ async fn kill_quota(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// When requests came to the app, on the node's clock.
-async fn passes(cluster: &Cluster, ns: &str, pods: &[String]) -> Result<Vec<u64>> {
+/// The requests that came to the app, in the order in which they did.
+async fn passes(cluster: &Cluster, ns: &str, pods: &[String]) -> Result<Vec<Pass>> {
     let mut all = Vec::new();
     for pod in pods {
         let url = format!("/api/v1/namespaces/{ns}/pods/{pod}:8080/proxy/passes");
@@ -248,32 +262,40 @@ async fn passes(cluster: &Cluster, ns: &str, pods: &[String]) -> Result<Vec<u64>
             .client
             .request_text(Request::get(url).body(Vec::new())?)
             .await?;
-        let passes: Option<Vec<u64>> = serde_json::from_str(&text)?;
+        let passes: Option<Vec<Pass>> = serde_json::from_str(&text)?;
         all.extend(passes.unwrap_or_default());
     }
-    all.sort_unstable();
+    all.sort_unstable_by_key(came);
     Ok(all)
 }
 
-/// The most in any window. It is enough to look at those that begin with a pass.
-fn most(passes: &[u64], window: Duration) -> usize {
+const fn sent(pass: &Pass) -> u64 {
+    pass.sent
+}
+
+const fn came(pass: &Pass) -> u64 {
+    pass.came
+}
+
+/// The most in any window that began before them and ended after they came. It is enough to look at windows that begin with one.
+fn most(passes: &[Pass], window: Duration, begin: impl Fn(&Pass) -> u64) -> usize {
     let window = window.as_nanos() as u64;
-    let within = |from: u64| passes.partition_point(|at| *at < from + window);
-    let counts = passes
-        .iter()
-        .enumerate()
-        .map(|(first, from)| within(*from) - first);
-    counts.max().unwrap_or(0)
+    let within = |from: u64| {
+        let inside = |pass: &&Pass| begin(pass) >= from && pass.came < from + window;
+        passes.iter().filter(inside).count()
+    };
+    passes.iter().map(|pass| within(begin(pass))).max().unwrap_or(0)
 }
 
 /// Passes per second, on average over all stretches that are as long as it takes until all that passes at once may pass again: by
 /// bursts of the busy pod, a stretch of another length would have more or fewer, as it falls.
-fn mean_rate(passes: &[u64], time: Range<u64>, window: Duration) -> f64 {
+fn mean_rate(passes: &[Pass], time: Range<u64>, window: Duration) -> f64 {
     // What passes in a 64th of a window counts until it is a whole window ago; windows are longer by what clocks may be off.
     let stretch = window.mul_f64(1.0025 * 65.0 / 64.0);
     let length = u64::try_from(stretch.as_nanos()).unwrap();
     let within = |from: u64| {
-        passes.partition_point(|at| *at < from + length) - passes.partition_point(|at| *at < from)
+        passes.partition_point(|pass| pass.came < from + length)
+            - passes.partition_point(|pass| pass.came < from)
     };
     let starts = (time.start..time.end - length).step_by(10_000_000);
     let counts: Vec<usize> = starts.map(within).collect();
