@@ -17,12 +17,12 @@
 //! - **Children are kept as JSON** ([`kept`]), a tenth of what they take as their types.
 //!
 //! Guarantees: an older version never replaces a newer one, compared as integers (KEP-5504, stable since 1.35); a late
-//! `Delete` of a predecessor never removes an object of the same name that came after it.
+//! `Delete` never removes what came after it, and a late answer to an own write never brings back what the watch has told is gone.
 //! A relist wins over every own write whose answer came before it began: lists are asked for as of now. An answer that came
 //! meanwhile may be younger than the list, so it survives this one and no second one.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -70,7 +70,12 @@ struct Inner<K> {
     was_listed: bool,
     /// What a list that is under way has shown so far.
     listing: Option<HashMap<Key, Entry<K>>>,
+    /// What the watch has told is gone, and as of which version; the last [`GONE`] of them.
+    gone: VecDeque<(Key, u64)>,
 }
+
+/// More than there are requests under way, any of whose answers may be late.
+const GONE: usize = 1_000;
 
 struct Entry<K> {
     object: Kept<K>,
@@ -91,6 +96,7 @@ impl<K> Default for Cache<K> {
                 by_microservice: HashMap::new(),
                 was_listed: false,
                 listing: None,
+                gone: VecDeque::new(),
             }),
             listener: OnceLock::new(),
         }
@@ -157,19 +163,19 @@ impl<K: Resource> Cache<K> {
                 change.into_iter().collect()
             }
             Event::Delete(object) => {
-                let change = self.change(|inner| inner.deleted(&object));
+                let change = self.change(|inner| inner.told_gone(&object));
                 change.into_iter().collect()
             }
         };
         changes.into_iter().filter_map(|change| change.read())
     }
 
-    /// Takes in what the API server answered to an own write; answers what that changed. The answer may hold more than
+    /// Takes in what the API server answered to an own write, or to a look; answers what that changed. The answer may hold more than
     /// was written: what somebody else changed just before, whose own event will then be no news any more.
     pub fn written(&self, object: K) -> (Arc<K>, Option<Change<K>>) {
         let object = Arc::new(object);
         let (key, entry) = self.entry(&object, true);
-        let change = self.change(|inner| inner.set(key, entry));
+        let change = self.change(|inner| inner.written(key, entry));
         (object, change.and_then(|change| change.read()))
     }
 
@@ -293,6 +299,27 @@ impl<K: Resource> Inner<K> {
         }
     }
 
+    fn told_gone(&mut self, gone: &K) -> Option<KeptChange<K>> {
+        // The version of the event: of the deletion, or of the edit that took away the label by which it is watched.
+        let (key, version) = (Key::of(gone), version(gone));
+        if self.gone.len() == GONE {
+            self.gone.pop_front();
+        }
+        self.gone.push_back((key.clone(), version));
+        if self.entries.get(&key)?.version > version {
+            return None;
+        }
+        self.remove(&key)
+    }
+
+    fn written(&mut self, key: Key, entry: Entry<K>) -> Option<KeptChange<K>> {
+        let is_late = |(gone, at): &(Key, u64)| *gone == key && entry.version < *at;
+        if !self.entries.contains_key(&key) && self.gone.iter().any(is_late) {
+            return None;
+        }
+        self.set(key, entry)
+    }
+
     fn deleted(&mut self, gone: &K) -> Option<KeptChange<K>> {
         let key = Key::of(gone);
         let entry = self.entries.get(&key)?;
@@ -352,8 +379,11 @@ impl<K: Resource> Inner<K> {
                 continue;
             }
             let older = before.is_some_and(|before| before > entry.version);
-            // A list older than what a watch has shown before means that the cluster was restored from a backup.
             if !(older && self.spare_unconfirmed(&key)) {
+                // A list older than what a watch has shown before means that the cluster was restored from a backup.
+                if older {
+                    self.gone.clear();
+                }
                 changes.push(self.replace(key, entry));
             }
         }

@@ -6,6 +6,7 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, Service, ServiceAccount},
     policy::v1::PodDisruptionBudget,
 };
+use kube::runtime::watcher::Event;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use trellis_api::Microservice;
@@ -424,7 +425,10 @@ async fn a_replica_that_does_not_lead_writes_nothing() {
 #[test]
 fn every_kind_of_child_has_a_cache_of_its_own() {
     let caches = Caches::default();
-    caches.services.written(Service::default());
+    assert_eq!(
+        caches.services.observe(Event::Apply(Service::default())).count(),
+        1
+    );
     assert_eq!(Service::cache(&caches).len(), 1);
     assert_eq!(ConfigMap::cache(&caches).len(), 0);
     assert_eq!(ServiceAccount::cache(&caches).len(), 0);

@@ -142,6 +142,28 @@ fn a_late_delete_of_a_predecessor_leaves_the_successor() {
 }
 
 #[test]
+fn a_late_answer_to_an_own_write_brings_nothing_back() {
+    let cache = Cache::packed();
+    observe(&cache, Event::Apply(object("a", "1", 10)));
+    observe(&cache, Event::Apply(object("a", "1", 11)));
+    // Somebody took away the label by which it is watched.
+    assert_eq!(
+        describe(&observe(&cache, Event::Delete(object("a", "1", 12)))),
+        ["a: gone"]
+    );
+    assert!(cache.written(object("a", "1", 11)).1.is_none());
+    assert!(cache.get(&Key::new("shop", "a")).is_none());
+    // A look shows it without the label. What was put back since is younger.
+    assert!(cache.written(object("a", "1", 12)).1.is_some());
+    assert!(cache.written(object("a", "1", 13)).1.is_some());
+    assert!(
+        observe(&cache, Event::Delete(object("a", "1", 12))).is_empty(),
+        "late"
+    );
+    assert!(cache.get(&Key::new("shop", "a")).is_some());
+}
+
+#[test]
 fn a_cluster_restored_from_a_backup_is_believed() {
     let cache = Cache::packed();
     list(&cache, vec![object("a", "1", 100)]);
