@@ -67,6 +67,7 @@ mod stack;
 mod target;
 mod trace;
 mod upgrade;
+mod uplink;
 
 use std::process::ExitCode;
 

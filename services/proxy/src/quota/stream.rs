@@ -1,7 +1,6 @@
 //! The stream to the quota authority.
 //!
-//! The proxy never needs it to serve. While it is away, parts go on until their leases end, and then as each limit says; the
-//! proxy tries again, ever less often and never in step with others.
+//! While it is away, parts go on until their leases end, and then as each limit says.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,13 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::RngExt as _;
 use tokio::{sync::mpsc, time};
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::{
-    Request, Status, Streaming,
-    transport::{self, Endpoint},
-};
+use tonic::{Request, Status, Streaming};
 use trellis_quota_stream::{
     AUTHORIZATION, LEADER, clock,
     v1::{
@@ -30,19 +25,12 @@ use super::leases::{Ask, Asking, SELF, Then, process};
 use crate::{
     configuration::Configuration,
     limits::Leased,
-    source::stream::{TokenError, authorization},
+    uplink::{self, Pause},
 };
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// An authority that vanished without a word is noticed within 8 s.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
-const PING_TIMEOUT: Duration = Duration::from_secs(3);
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(3);
-/// A stream that lived this long was a good one: the next pause is short again.
-const GOOD: Duration = Duration::from_secs(1);
+const PING: Duration = Duration::from_secs(5);
 /// Time between looks for asks that could not be sent when they became urgent.
-const URGENT: Duration = Duration::from_millis(50);
+const URGENT: Duration = Duration::from_millis(20);
 /// Time between looks at all counters.
 const LOOK: Duration = Duration::from_millis(500);
 /// Asks of one message.
@@ -53,12 +41,8 @@ const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 /// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("failed to use {0:?} as the address of the quota authority")]
-    Address(String, #[source] transport::Error),
-    #[error("failed to connect to {0}")]
-    Connect(String, #[source] transport::Error),
     #[error(transparent)]
-    Token(#[from] TokenError),
+    Uplink(#[from] uplink::Error),
     #[error("failed to hold the stream")]
     Stream(#[from] Box<Status>),
     #[error("the replica does not grant; {0} does")]
@@ -74,7 +58,7 @@ enum Error {
 /// Holds a stream to the authority that the document in use names, for ever, while a limit is shared.
 pub(crate) async fn follow(token: PathBuf, pod: String, configuration: Arc<Configuration>) {
     let mut versions = configuration.versions();
-    let mut pause = FIRST_PAUSE;
+    let mut pause = Pause::new();
     let mut leader: Option<String> = None;
     let mut was_sent_on = false;
     let mut first = true;
@@ -95,20 +79,14 @@ pub(crate) async fn follow(token: PathBuf, pod: String, configuration: Arc<Confi
             leader = Some(other.clone());
             if std::mem::replace(&mut was_sent_on, true) {
                 // Two that send us to each other are not asked on and on.
-                time::sleep(jittered(FIRST_PAUSE)).await;
+                time::sleep(uplink::short_pause()).await;
             }
             continue;
         }
         was_sent_on = false;
-        let is_good = began.elapsed() >= GOOD;
         // Going away is news; staying away is not.
-        report(&to, &error, std::mem::take(&mut first) || is_good);
-        pause = if is_good {
-            FIRST_PAUSE
-        } else {
-            (pause * 2).min(LONGEST_PAUSE)
-        };
-        time::sleep(jittered(pause)).await;
+        report(&to, &error, std::mem::take(&mut first) || uplink::is_good(began));
+        time::sleep(pause.after(began)).await;
     }
 }
 
@@ -135,18 +113,8 @@ async fn hold(
     pod: &str,
     configuration: &Configuration,
 ) -> Result<(), Error> {
-    // Read each time: the kubelet renews it.
-    let authorization = authorization(token).await?;
-    let channel = Endpoint::from_shared(address.to_owned())
-        .map_err(|source| Error::Address(address.to_owned(), source))?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .connect()
-        .await
-        .map_err(|source| Error::Connect(address.to_owned(), source))?;
+    let authorization = uplink::authorization(token).await?;
+    let channel = uplink::connect(address, PING).await?;
     // Without bounds: who waited to send would not read, and the authority not either. What is sent is bounded by the counters.
     let (requests, receiver) = mpsc::unbounded_channel();
     // The receiver is here.
@@ -365,9 +333,4 @@ const fn message(message: lease_request::Message) -> LeaseRequest {
     LeaseRequest {
         message: Some(message),
     }
-}
-
-/// Between half and the whole.
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::rng().random_range(0.5..=1.0))
 }

@@ -1,7 +1,4 @@
 //! The operator's stream: documents and endpoints within milliseconds.
-//!
-//! The proxy never needs it to serve. While it is away the proxy tries again, ever less often and never in step with
-//! others, because every proxy of a cluster loses its operator at the same moment.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -10,14 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::RngExt as _;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Request, Status,
-    metadata::{Ascii, MetadataValue},
-    transport::{self, Endpoint},
-};
+use tonic::{Request, Status};
 use trellis_config_stream::{
     AUTHORIZATION,
     v1::{
@@ -31,48 +23,28 @@ use crate::{
     configuration::{Configuration, InUse, Verdict},
     discovery::Origin,
     snapshot::Source,
+    uplink::{self, Pause},
 };
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// An operator that vanished without a word is noticed within 15 s.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// A stream that lived this long was a good one: the next pause is short again. Short itself, or an operator that rolls just
-/// after it was away finds its proxies with the longest pause.
-const GOOD: Duration = Duration::from_secs(1);
+const PING: Duration = Duration::from_secs(10);
 /// Largest message; an object in Kubernetes has at most 1.5 MiB.
 const MAX_MESSAGE: usize = 8 * 1024 * 1024;
 
 /// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("failed to use {0:?} as the address of the stream")]
-    Address(String, #[source] transport::Error),
-    #[error("failed to connect to {0}")]
-    Connect(String, #[source] transport::Error),
     #[error(transparent)]
-    Token(#[from] TokenError),
+    Uplink(#[from] uplink::Error),
     #[error("failed to hold the stream")]
     Stream(#[from] Box<Status>),
     #[error("the operator ended the stream")]
     Ended,
 }
 
-/// Why there is no token.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TokenError {
-    #[error("failed to read the token {path}")]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("failed to use the content of {0} as a token")]
-    Content(PathBuf),
-}
-
 /// Holds a stream to the operator that the document in use names, for ever.
 pub(crate) async fn follow(token: PathBuf, pod: String, configuration: Arc<Configuration>) {
     let mut versions = configuration.versions();
-    let mut pause = FIRST_PAUSE;
+    let mut pause = Pause::new();
     let mut first = true;
     loop {
         let Some(address) = address(&configuration) else {
@@ -102,12 +74,7 @@ pub(crate) async fn follow(token: PathBuf, pod: String, configuration: Arc<Confi
             () = moved => tracing::info!(address, "the configuration stream moves"),
         }
         configuration.discovery.stream_away(Instant::now());
-        pause = if began.elapsed() >= GOOD {
-            FIRST_PAUSE
-        } else {
-            (pause * 2).min(LONGEST_PAUSE)
-        };
-        tokio::time::sleep(jittered(pause)).await;
+        time::sleep(pause.after(began)).await;
     }
 }
 
@@ -136,18 +103,8 @@ async fn try_hold(
     pod: &str,
     configuration: &Configuration,
 ) -> Result<(), Error> {
-    // Read each time: the kubelet renews it.
-    let authorization = authorization(token).await?;
-    let channel = Endpoint::from_shared(address.to_owned())
-        .map_err(|source| Error::Address(address.to_owned(), source))?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .connect()
-        .await
-        .map_err(|source| Error::Connect(address.to_owned(), source))?;
+    let authorization = uplink::authorization(token).await?;
+    let channel = uplink::connect(address, PING).await?;
     let (answers, receiver) = mpsc::channel(16);
     // The channel has room.
     let _ = answers
@@ -234,22 +191,4 @@ fn message(message: subscribe_request::Message) -> SubscribeRequest {
     SubscribeRequest {
         message: Some(message),
     }
-}
-
-/// The proof of who this proxy is, from the file that the kubelet keeps fresh.
-pub(crate) async fn authorization(path: &Path) -> Result<MetadataValue<Ascii>, TokenError> {
-    let token = tokio::fs::read_to_string(path)
-        .await
-        .map_err(|source| TokenError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-    format!("Bearer {}", token.trim())
-        .parse()
-        .map_err(|_| TokenError::Content(path.to_owned()))
-}
-
-/// Between half and the whole.
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::rng().random_range(0.5..=1.0))
 }
