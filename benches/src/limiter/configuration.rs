@@ -68,6 +68,7 @@ impl Limits {
         };
         Some(RateLimit {
             policy: "bench".to_owned(),
+            policy_uid: String::new(),
             generation: 1,
             name: "limit".to_owned(),
             route: None,

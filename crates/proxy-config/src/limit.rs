@@ -6,9 +6,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RateLimit {
-    /// Name of the policy, in the namespace of the Microservice. With `name` and `route` it says which counters these are:
-    /// they outlive documents.
+    /// Name of the policy, in the namespace of the Microservice. With `policy_uid`, `name` and `route` it says which counters
+    /// these are: they outlive documents.
     pub policy: String,
+    /// Which policy of that name: one that was deleted and made anew is another. Empty: not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub policy_uid: String,
     /// Generation of the policy that this was made from.
     pub generation: i64,
     /// Name of the limit in the policy.

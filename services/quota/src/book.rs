@@ -21,7 +21,7 @@ const MOST_KEYS: usize = 250_000;
 /// Most ledgers of one Microservice: a flood of made-up keys is its own affair.
 const MOST_KEYS_OF_OWNER: usize = 50_000;
 /// Time between two recalls of the same key.
-const BETWEEN_RECALLS: Duration = Duration::from_millis(100);
+const BETWEEN_RECALLS: Duration = Duration::from_millis(25);
 
 /// Which limit of which Microservice.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +30,8 @@ pub struct LimitId {
     pub owner: Owner,
     /// Name of the policy.
     pub policy: String,
+    /// Which of that name; empty: not known.
+    pub policy_uid: String,
     /// Name of the limit in it.
     pub name: String,
     /// Name of the route; empty: all requests.
@@ -149,8 +151,8 @@ impl Book {
         self.claim.is_some_and(|claim| claim.epoch == epoch)
     }
 
-    /// The pods of a list that was asked for after the claim was made.
-    pub fn listed(&mut self, epoch: Epoch, pods: Vec<(Pod, Owner)>) {
+    /// The pods, and the uids of the policies, of lists that were asked for after the claim was made.
+    pub fn listed(&mut self, epoch: Epoch, pods: Vec<(Pod, Owner)>, policies: HashSet<String>) {
         let Some(claim) = self.claim.filter(|claim| claim.epoch == epoch) else {
             return;
         };
@@ -161,6 +163,7 @@ impl Book {
             began: claim.began,
             pods: self.roster.all().collect(),
             told: HashMap::new(),
+            policies,
         });
     }
 
@@ -243,7 +246,11 @@ impl Book {
                 return Err(Full);
             }
             *of_owner += 1;
-            let start = Start::Successor(self.roster.of(&id.owner, epoch, now));
+            let start = if epoch.is_before(&id.policy_uid) {
+                Start::First
+            } else {
+                Start::Successor(self.roster.of(&id.owner, epoch, now))
+            };
             let authority = Authority::new(ledgers.terms, claim.epoch, start, claim.began, claim.until);
             let ledger = Ledger {
                 authority,
@@ -355,6 +362,8 @@ mod tests {
     use super::*;
 
     const WINDOW: Duration = Duration::from_secs(60);
+    /// Uid of a policy that is older than any claim.
+    const OLD: &str = "old";
 
     fn at(seconds: u64) -> Moment {
         Moment::from_nanos(seconds * 1_000_000_000)
@@ -362,6 +371,11 @@ mod tests {
 
     fn owner() -> Owner {
         ("shop".to_owned(), "order".to_owned())
+    }
+
+    /// The policies that are there at each claim.
+    fn policies() -> HashSet<String> {
+        HashSet::from([OLD.to_owned()])
     }
 
     fn claim(epoch: u64, began: Moment) -> Option<Claim> {
@@ -376,6 +390,7 @@ mod tests {
         let id = LimitId {
             owner: owner(),
             policy: "limits".to_owned(),
+            policy_uid: OLD.to_owned(),
             name: "all".to_owned(),
             route: String::new(),
             counters: Vec::new(),
@@ -399,7 +414,11 @@ mod tests {
         let mut book = Book::default();
         book.roster().relisted(&HashSet::new(), at(0));
         book.claimed(claim(1, at(0)));
-        book.listed(Epoch(1), (1..=pods).map(|pod| (Pod(pod), owner())).collect());
+        book.listed(
+            Epoch(1),
+            (1..=pods).map(|pod| (Pod(pod), owner())).collect(),
+            policies(),
+        );
         for pod in 1..=pods {
             book.told(Pod(pod), &owner(), &Mentioned::new(), at(0), at(0));
         }
@@ -428,13 +447,13 @@ mod tests {
         book.claimed(claim(1, at(0)));
         book.roster().relisted(&HashSet::new(), at(1));
         assert_eq!(book.holds(at(1)), None, "which pods there were is not known yet");
-        book.listed(Epoch(2), Vec::new());
+        book.listed(Epoch(2), Vec::new(), policies());
         assert_eq!(
             lease(&mut book, &mut client(1), 0, 1, at(1)),
             None,
             "it was not listed for this claim"
         );
-        book.listed(Epoch(1), Vec::new());
+        book.listed(Epoch(1), Vec::new(), policies());
         assert_eq!(book.holds(at(2)).map(|claim| claim.epoch), Some(Epoch(1)));
         book.claimed(None);
         assert_eq!(book.holds(at(2)), None);
@@ -461,13 +480,37 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_that_is_younger_than_the_claim_is_granted_on_at_once() {
+        // Nobody has told, and nobody knows what has ended.
+        let mut book = Book::default();
+        book.roster().relisted(&HashSet::new(), at(0));
+        let pods = || vec![(Pod(1), owner())];
+        book.claimed(claim(1, at(0)));
+        book.listed(Epoch(1), pods(), policies());
+        let whole = NonZeroU32::new(100).unwrap();
+        let granted = |book: &mut Book, policy_uid: &str, now: Moment| {
+            let mut limit = limit(100, 1);
+            Arc::make_mut(&mut limit.id).policy_uid = policy_uid.to_owned();
+            let request = client(1).request(Usage::Passed(0), 100, whole, WINDOW, now);
+            book.ask(&limit, None, &request, now).unwrap().unwrap().amount
+        };
+        assert_eq!(granted(&mut book, OLD, at(1)), 0);
+        assert_eq!(granted(&mut book, "", at(1)), 0, "of an earlier release");
+        assert_eq!(granted(&mut book, "new", at(1)), 100);
+        // The next authority does not know what this one has granted.
+        book.claimed(claim(2, at(2)));
+        book.listed(Epoch(2), pods(), HashSet::from(["new".to_owned()]));
+        assert_eq!(granted(&mut book, "new", at(3)), 0);
+    }
+
+    #[test]
     fn a_new_epoch_forgets_all_and_closes_the_streams() {
         let mut book = book(1);
         let (recalls, mut recalled) = mpsc::channel(4);
         book.listen(Pod(1), recalls);
         assert!(lease(&mut book, &mut client(1), 0, 10, at(1_000)).is_some());
         book.claimed(claim(2, at(1_001)));
-        book.listed(Epoch(2), Vec::new());
+        book.listed(Epoch(2), Vec::new(), policies());
         assert!(recalled.blocking_recv().is_none());
         assert_eq!(book.size().keys, 0);
         // The pod has not told in this epoch: nothing is known of what it has.

@@ -3,7 +3,7 @@
 //! ```text
 //! proxies --stream--> server --> session --> book: a ledger (trellis_rate::lease) per limit and key
 //!                                             ^  ^
-//!              pods: who exists, who has ended   run: the claim, by a Lease with an epoch
+//!              pods: who exists, who has ended   run: the claim, by a Lease with an epoch; policies: what is older than it
 //! ```
 //!
 //! Every replica watches pods and stands for the Lease; only its holder grants, the others say where it is. What is leased is in
@@ -15,6 +15,7 @@ mod args;
 mod book;
 mod metrics;
 mod pods;
+mod policies;
 mod roster;
 mod run;
 mod server;

@@ -118,6 +118,15 @@ pub struct Epoch {
     pub pods: HashSet<Pod>,
     /// Those of them that have told all, and when their processes began.
     pub told: HashMap<Pod, Moment>,
+    /// The policies that there were just after.
+    pub policies: HashSet<String>,
+}
+
+impl Epoch {
+    /// Whether it was claimed before there was this policy: nobody else has granted on its limits.
+    pub fn is_before(&self, policy_uid: &str) -> bool {
+        !policy_uid.is_empty() && !self.policies.contains(policy_uid)
+    }
 }
 
 #[cfg(test)]
@@ -138,6 +147,7 @@ mod tests {
             began: at(100),
             pods: pods.iter().map(|pod| Pod(*pod)).collect(),
             told: HashMap::new(),
+            policies: HashSet::new(),
         }
     }
 

@@ -26,8 +26,8 @@ use trellis_rate::lease::Epoch;
 use crate::args::Args;
 use crate::book::{Book, Claim};
 use crate::metrics::OfBook;
-use crate::pods;
 use crate::server::Server;
+use crate::{pods, policies};
 
 /// Exit status of a wrong command line (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
@@ -41,7 +41,7 @@ const CLAIM: [Duration; 3] = [
 ];
 /// Longest silence on a connection that owes an answer: a little more than a watch lasts.
 const SILENCE: Duration = Duration::from_secs(40);
-/// Time between tries to list pods.
+/// Time between tries to list pods and policies.
 const RETRY: Duration = Duration::from_millis(300);
 /// Time between looks for what does not count any more.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -194,17 +194,19 @@ async fn follow(mut terms: watch::Receiver<Option<Term>>, client: Client, book: 
     }
 }
 
-/// Tells the book which pods there are after the claim. One that the own watch has not shown yet may hold a lease of an epoch before.
+/// Tells the book which pods and policies there are after the claim. A pod that the own watch has not shown yet may hold a lease of an
+/// epoch before; a policy that comes later is nobody's but this one's.
 async fn list(epoch: Epoch, client: Client, book: Arc<Mutex<Book>>) {
     loop {
-        match pods::list(&client).await {
-            Ok(pods) => {
-                tracing::info!(epoch = epoch.0, pods = pods.len(), "granting");
-                return book.lock().listed(epoch, pods);
+        match tokio::try_join!(pods::list(&client), policies::list(&client)) {
+            Ok((pods, policies)) => {
+                let (count, of_policies) = (pods.len(), policies.len());
+                tracing::info!(epoch = epoch.0, pods = count, policies = of_policies, "granting");
+                return book.lock().listed(epoch, pods, policies);
             }
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
-                tracing::warn!(error, "failed to list pods; trying again");
+                tracing::warn!(error, "failed to list pods and rate limit policies; trying again");
             }
         }
         if !book.lock().claims(epoch) {

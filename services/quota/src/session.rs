@@ -157,7 +157,9 @@ impl Limits {
             return Err(format!("more than {MOST_LIMITS} limits on one stream"));
         }
         let counters = limit.counters.iter().map(String::len).sum::<usize>();
-        if limit.policy.len() + limit.name.len() + limit.route.len() + counters > LONGEST_NAMES {
+        if limit.policy.len() + limit.policy_uid.len() + limit.name.len() + limit.route.len() + counters
+            > LONGEST_NAMES
+        {
             return Err(format!(
                 "the names of a limit are longer than {LONGEST_NAMES} bytes"
             ));
@@ -165,6 +167,7 @@ impl Limits {
         let id = Arc::new(LimitId {
             owner: owner.clone(),
             policy: limit.policy.clone(),
+            policy_uid: limit.policy_uid.clone(),
             name: limit.name.clone(),
             route: limit.route.clone(),
             counters: limit.counters.clone(),

@@ -45,7 +45,7 @@ pub struct Batch {
     #[prost(bool, tag = "4")]
     pub complete: bool,
 }
-/// What is leased, and on what terms. The first four fields say which it is, within the Microservice.
+/// What is leased, and on what terms. The first four fields and `policy_uid` say which it is, within the Microservice.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Limit {
     #[prost(string, tag = "1")]
@@ -75,6 +75,10 @@ pub struct Limit {
     pub replicas: u32,
     #[prost(enumeration = "OnLoss", tag = "10")]
     pub on_loss: i32,
+    /// Which policy of that name. Nobody has granted on a limit of a policy that is younger than the authority's claim. Empty: not
+    /// known.
+    #[prost(string, tag = "11")]
+    pub policy_uid: ::prost::alloc::string::String,
 }
 /// Amounts are parts of `whole`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

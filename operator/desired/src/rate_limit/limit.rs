@@ -29,6 +29,7 @@ pub(super) fn of(policy: &RateLimitPolicy, route: Option<&Route>, replicas: u32)
                 .unwrap_or_default();
             RateLimit {
                 policy: policy.metadata.name.clone().unwrap_or_default(),
+                policy_uid: policy.metadata.uid.clone().unwrap_or_default(),
                 generation: policy.metadata.generation.unwrap_or_default(),
                 name: name.clone(),
                 route: route.map(|route| LimitedRoute {

@@ -425,6 +425,7 @@ impl Leased {
         let route = self.settings.route.as_ref();
         v1::Limit {
             policy: self.settings.policy.clone(),
+            policy_uid: self.settings.policy_uid.clone(),
             name: self.settings.name.clone(),
             route: route.map(|route| route.name.clone()).unwrap_or_default(),
             counters: self.settings.counters.clone(),
@@ -468,6 +469,7 @@ const fn on_loss(on_loss: limit::OnLoss) -> OnLoss {
 fn same_counters(one: &RateLimit, other: &RateLimit) -> bool {
     let route = |limit: &RateLimit| limit.route.as_ref().map(|route| route.name.clone());
     one.policy == other.policy
+        && one.policy_uid == other.policy_uid
         && one.name == other.name
         && route(one) == route(other)
         && one.counters == other.counters
