@@ -22,17 +22,19 @@ use std::{
 use arc_swap::ArcSwap;
 use futures::future::Either;
 use http::HeaderMap;
+use tokio::time::Instant;
 use tower::Service;
 pub(crate) use trellis_quota_stream::clock::now;
 use trellis_rate::Decision;
 use trellis_resilience::drive::BoxFuture;
 
-use self::compiled::Charges;
+use self::compiled::{Charges, Parts};
 pub(crate) use self::compiled::{Leased, Limits, Tallies};
 use crate::{
     body::{Request, Response},
     failure::Failure,
     forwarded::Client,
+    quota::FIRST_ANSWER,
     snapshot::Listener,
 };
 
@@ -79,9 +81,10 @@ where
         let client = request.extensions().get::<Client>();
         let client = client.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |client| client.address);
         let charges = limits.charges(&request, client);
-        let new = charges.new_parts();
-        if new.is_empty() {
-            return Either::Right(match admit(&limits, &charges) {
+        if charges.new_parts().is_empty()
+            && let Tried::Decided(decision) = try_once(&limits, &charges)
+        {
+            return Either::Right(match admitted(&limits, decision) {
                 Ok((decision, told)) => Box::pin(answer(self.inner.call(request), decision, told)),
                 Err(failure) => Box::pin(std::future::ready(Err(failure))),
             });
@@ -90,18 +93,51 @@ where
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
         Either::Right(Box::pin(async move {
-            for part in new {
-                part.first_answer().await;
-            }
-            let (decision, told) = admit(&limits, &charges)?;
+            let decision = try_on(&limits, &charges).await;
+            let (decision, told) = admitted(&limits, decision)?;
             answer(inner.call(request), decision, told).await
         }))
     }
 }
 
-/// Decides; if the request is let in, with what its answer is to tell.
-fn admit(limits: &Limits, charges: &Charges) -> Result<(Decision, HeaderMap), Failure> {
-    let decision = limits.decide(charges, now());
+/// What came of looking at the limits once.
+enum Tried {
+    Decided(Decision),
+    /// There is no room, but there may be in a moment.
+    Refused(Decision, Parts),
+}
+
+fn try_once(limits: &Limits, charges: &Charges) -> Tried {
+    let now = now();
+    let decision = limits.decide(charges, now);
+    let growing = limits.growing(charges, &decision, now);
+    if growing.is_empty() {
+        Tried::Decided(decision)
+    } else {
+        Tried::Refused(decision, growing)
+    }
+}
+
+/// Decides when the first answers for new parts of shared limits are there, and again as parts grow.
+async fn try_on(limits: &Limits, charges: &Charges) -> Decision {
+    for part in charges.new_parts() {
+        part.first_answer().await;
+    }
+    let by = Instant::now() + FIRST_ANSWER;
+    loop {
+        match try_once(limits, charges) {
+            Tried::Refused(_, growing) if Instant::now() < by => {
+                for part in growing {
+                    part.grown(by).await;
+                }
+            }
+            Tried::Decided(decision) | Tried::Refused(decision, _) => return decision,
+        }
+    }
+}
+
+/// What becomes of the request; if it is let in, with what its answer is to tell.
+fn admitted(limits: &Limits, decision: Decision) -> Result<(Decision, HeaderMap), Failure> {
     count(limits, &decision);
     if decision.is_admitted() {
         let told = answer::headers(limits, &decision);

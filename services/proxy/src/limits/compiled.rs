@@ -46,6 +46,9 @@ pub(crate) struct Limits {
 /// What a request asks of each limit, by the limit's place.
 pub(super) struct Charges(SmallVec<[Option<Asked>; 4]>);
 
+/// Parts that a request waits for.
+pub(super) type Parts = SmallVec<[Arc<Part>; 1]>;
+
 /// What a request asks of a limit.
 struct Asked {
     charge: Charge,
@@ -224,10 +227,20 @@ impl Limits {
             if let Some(part) = charges.part(reading.member)
                 && !reading.quota.admits()
             {
-                self.members[reading.member].counting.leases.press(part);
+                self.members[reading.member].counting.leases.press(part, now);
             }
         }
         decision
+    }
+
+    /// The parts that a request would have room in if they grew, and may; none if something else refuses it too.
+    pub(super) fn growing(&self, charges: &Charges, decision: &Decision, now: Moment) -> Parts {
+        let growing = |member| charges.part(member).filter(|part| part.may_grow(now)).cloned();
+        let parts: Option<Parts> = decision
+            .refusals()
+            .map(|reading| growing(reading.member))
+            .collect();
+        parts.unwrap_or_default()
     }
 
     /// Whether all pods share a limit, by its place.
@@ -391,7 +404,7 @@ impl Charges {
     }
 
     /// The parts that are so new that a request waits for them; not for those of limits that do not decide.
-    pub(super) fn new_parts(&self) -> SmallVec<[Arc<Part>; 1]> {
+    pub(super) fn new_parts(&self) -> Parts {
         let enforced = self.0.iter().flatten().filter(|asked| !asked.is_shadow);
         let parts = enforced.filter_map(|asked| asked.part.as_ref());
         parts.filter(|part| part.is_new()).cloned().collect()

@@ -31,6 +31,8 @@ const RENEW: Duration = Duration::from_secs(10);
 const REST: Duration = Duration::from_secs(10);
 /// Time until a counter that got less than it wants asks again, at first and at most.
 const INSIST: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// Answers in a row that were short of what was asked: the limit is used up, and requests need not wait for another one.
+const HOPELESS: u32 = 3;
 
 /// The parts of one limit.
 #[derive(Debug)]
@@ -66,6 +68,10 @@ struct State {
     is_answered: bool,
     /// It had less than was wanted, since the last ask.
     is_pressed: bool,
+    /// When that was seen first since the last answer.
+    wants_since: Option<Moment>,
+    /// It has all that there is.
+    is_whole: bool,
     is_urgent: bool,
     /// Asks in a row that were given less than they asked for.
     unmet: u32,
@@ -184,8 +190,11 @@ impl Leases {
     }
 
     /// Tells a part that it had less than was wanted.
-    pub(crate) fn press(&self, part: &Arc<Part>) {
-        part.state().is_pressed = true;
+    pub(crate) fn press(&self, part: &Arc<Part>, now: Moment) {
+        let mut state = part.state();
+        state.is_pressed = true;
+        state.wants_since.get_or_insert(now);
+        drop(state);
         self.hurry(part);
     }
 
@@ -313,6 +322,8 @@ impl Part {
                 client,
                 is_answered: false,
                 is_pressed: false,
+                wants_since: None,
+                is_whole: false,
                 is_urgent: false,
                 unmet: 0,
                 load: Load::new(now),
@@ -356,6 +367,26 @@ impl Part {
         if self.is_new() {
             // Both outcomes are fine.
             let _ = time::timeout_at(self.first_by, notified).await;
+        }
+    }
+
+    /// Whether more may come for a request that it has no room for: the answer to what it asks for now is not late, and the last few
+    /// were not all short of what was asked. One may be, for as long as it takes others to give back what they do not use.
+    pub(crate) fn may_grow(&self, now: Moment) -> bool {
+        let state = self.state();
+        let is_soon = state
+            .wants_since
+            .is_some_and(|since| now < since.after(FIRST_ANSWER));
+        state.is_answered && state.unmet < HOPELESS && !state.is_whole && is_soon
+    }
+
+    /// Waits for that.
+    pub(crate) async fn grown(&self, by: time::Instant) {
+        let mut notified = std::pin::pin!(self.answered.notified());
+        notified.as_mut().enable();
+        if self.may_grow(trellis_quota_stream::clock::now()) {
+            // Both outcomes are fine.
+            let _ = time::timeout_at(by, notified).await;
         }
     }
 
@@ -407,11 +438,13 @@ impl Part {
         } else {
             0
         };
+        state.is_whole = grant.amount >= grant.whole.get();
+        state.wants_since = None;
         let (first, longest) = INSIST;
         let pause = first.saturating_mul(1 << state.unmet.min(10)).min(longest);
         state.next_at = if state.unmet > 0 { now.after(pause) } else { now };
-        let is_answer = grant.amount > 0 || state.asked_for == 0;
-        if is_answer && !std::mem::replace(&mut state.is_answered, true) {
+        state.is_answered |= grant.amount > 0 || state.asked_for == 0;
+        if state.is_answered {
             self.answered.notify_waiters();
         }
         if after < before {
@@ -461,5 +494,94 @@ impl State {
         let pause = if used { FRESHEN } else { RENEW };
         let unanswered = self.client.waits_since().is_some() || !self.is_answered;
         self.may_ask(now) && (unanswered || self.is_pressed || now > self.asked_at.after(pause))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trellis_rate::lease::GrantId;
+
+    use super::*;
+
+    const EPOCH: Epoch = Epoch(1);
+    const WHOLE: NonZeroU32 = NonZeroU32::new(100).unwrap();
+
+    /// A part that has asked, and the terms by which it did.
+    fn part(now: Moment) -> (Leases, Arc<Part>, Limiter) {
+        let rate = trellis_rate::Rate {
+            limit: WHOLE,
+            window: Duration::from_secs(60),
+            burst: None,
+        };
+        let limit =
+            trellis_rate::Limit::by_rates(trellis_rate::Algorithm::SlidingWindow, vec![rate]).unwrap();
+        let leases = Leases::new(&Arc::default());
+        let part = leases
+            .part(None, std::iter::empty::<&[u8]>, OnLoss::Share)
+            .unwrap();
+        part.share(1, now);
+        (leases, part, Limiter::new(&limit))
+    }
+
+    /// Asks, and is answered with so much.
+    fn answer(part: &Part, limiter: &Limiter, amount: u32, now: Moment) {
+        let terms = Asking {
+            limiter,
+            whole: WHOLE,
+            memory: Duration::from_secs(60),
+            epoch: EPOCH,
+            now,
+        };
+        let (_, request) = part.ask(&terms);
+        let grant = Grant {
+            pod: SELF,
+            incarnation: request.incarnation,
+            id: GrantId {
+                epoch: EPOCH,
+                sequence: request.sequence,
+            },
+            whole: WHOLE,
+            amount,
+            fallback: 0,
+            length: Duration::from_secs(30),
+            is_renewal: false,
+        };
+        part.receive(&grant, now);
+    }
+
+    #[test]
+    fn who_finds_a_part_dry_waits_for_an_answer_that_is_not_late() {
+        let now = trellis_quota_stream::clock::now();
+        let (leases, part, limiter) = part(now);
+        assert!(!part.may_grow(now), "it has no first answer");
+        answer(&part, &limiter, 10, now);
+        assert!(!part.may_grow(now), "nobody has found it dry");
+        leases.press(&part, now);
+        assert!(part.may_grow(now));
+        leases.press(&part, now.after(FIRST_ANSWER));
+        assert!(
+            !part.may_grow(now.after(FIRST_ANSWER)),
+            "the authority does not answer"
+        );
+        answer(&part, &limiter, 20, now.after(FIRST_ANSWER));
+        leases.press(&part, now.after(FIRST_ANSWER));
+        assert!(part.may_grow(now.after(FIRST_ANSWER)));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_limit_that_is_used_up() {
+        let now = trellis_quota_stream::clock::now();
+        let (leases, part, limiter) = part(now);
+        answer(&part, &limiter, 10, now);
+        for short in 1..=HOPELESS {
+            leases.press(&part, now);
+            assert!(part.may_grow(now), "{short}");
+            answer(&part, &limiter, 10, now);
+        }
+        leases.press(&part, now);
+        assert!(!part.may_grow(now), "the others do not give anything back");
+        answer(&part, &limiter, WHOLE.get(), now);
+        leases.press(&part, now);
+        assert!(!part.may_grow(now), "it has all");
     }
 }

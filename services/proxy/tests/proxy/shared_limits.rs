@@ -91,6 +91,22 @@ async fn two_pods_let_in_as_much_together_as_the_limit_says_and_no_first_request
 }
 
 #[tokio::test]
+async fn a_burst_is_let_in_whoever_holds_what_it_takes() {
+    let app = Backend::echo().await;
+    let authority = Authority::start().await;
+    let limit = limit(40, "Share", &[]);
+    let (one, two) = (
+        pod(&app, authority.address, &limit).await,
+        pod(&app, authority.address, &limit).await,
+    );
+    // Both have some, and neither uses it.
+    assert_eq!(two.passes(1, "ann").await + one.passes(1, "ann").await, 2);
+    let burst = one.passes(37, "ann").await;
+    // All, unless an answer took 100 ms.
+    assert!(burst >= 30, "{burst}");
+}
+
+#[tokio::test]
 async fn every_caller_has_a_limit_of_its_own_over_all_pods() {
     let app = Backend::echo().await;
     let authority = Authority::start().await;

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
 use trellis_quota_stream::{
     AUTHORIZATION, LEADER, clock,
     v1::{
-        Answers, Batch, LeaseRequest, LeaseResponse, Welcome,
+        self, Answers, Batch, LeaseRequest, LeaseResponse, Welcome,
         lease_request::Message,
         lease_response,
         quota_authority_server::{QuotaAuthority, QuotaAuthorityServer},
@@ -38,7 +38,10 @@ struct Book {
     next_pod: u64,
     authorizations: Vec<String>,
     streams: Vec<JoinHandle<()>>,
+    listeners: HashMap<Pod, Sender>,
 }
+
+type Sender = mpsc::Sender<Result<LeaseResponse, Status>>;
 
 struct Service {
     book: Arc<Mutex<Book>>,
@@ -108,13 +111,21 @@ impl Book {
         let mut grants = Vec::new();
         for ask in &batch.asks {
             let (name, terms) = self.terms[&(pod, ask.limit)].clone();
-            let ledger = self.ledgers.entry((name, ask.key.clone())).or_insert_with(|| {
-                let hour = now.after(Duration::from_secs(3600));
-                lease::Authority::new(terms, EPOCH, Start::First, now, hour)
-            });
+            let ledger = self
+                .ledgers
+                .entry((name.clone(), ask.key.clone()))
+                .or_insert_with(|| {
+                    let hour = now.after(Duration::from_secs(3600));
+                    lease::Authority::new(terms, EPOCH, Start::First, now, hour)
+                });
             let age = Duration::from_millis(batch.age);
             let request = wire::request(ask, pod, Incarnation(1), EPOCH, age).unwrap();
             let grant = ledger.receive(&request, now);
+            if grant.is_some_and(|grant| grant.amount < request.demand_of(grant.whole)) {
+                for other in ledger.overdrawn(now) {
+                    recall(&self.listeners[&other], &self.terms, other, &name, &ask.key);
+                }
+            }
             grants.extend(grant.map(|grant| {
                 let key = wire::key_of(&ask.key).unwrap();
                 wire::grant(ask.limit, key, &grant)
@@ -125,6 +136,26 @@ impl Book {
             recalls: Vec::new(),
         }
     }
+}
+
+/// Asks a pod to ask again.
+fn recall(listener: &Sender, terms: &HashMap<(Pod, u32), (String, Terms)>, pod: Pod, name: &str, key: &[u8]) {
+    let number = terms
+        .iter()
+        .find(|((of, _), (limit, _))| *of == pod && limit == name);
+    let recall = v1::Recall {
+        limit: number.unwrap().0.1,
+        key: key.to_vec(),
+    };
+    let answers = Answers {
+        grants: Vec::new(),
+        recalls: vec![recall],
+    };
+    let response = LeaseResponse {
+        message: Some(lease_response::Message::Answers(answers)),
+    };
+    // One that is gone holds its part until its lease ends.
+    let _ = listener.try_send(Ok(response));
 }
 
 #[tonic::async_trait]
@@ -150,6 +181,7 @@ impl QuotaAuthority for Service {
             Pod(book.next_pod)
         };
         let (sender, receiver) = mpsc::channel(64);
+        self.book.lock().unwrap().listeners.insert(pod, sender.clone());
         let book = Arc::clone(&self.book);
         let mut requests = request.into_inner();
         let stream = tokio::spawn(async move {
