@@ -15,9 +15,10 @@
 //!   starved: an event lags at most [`EVENT_PENALTY`] behind, a visit at most [`RESYNC_PENALTY`].
 //! - What a user changed elsewhere, a route that a gateway serves, is looked at at once, and then every [`DEBOUNCE`] while
 //!   more comes. A child's events come in bursts that the pass itself has set off, so they are waited for instead.
-//! - A budget per object bounds hot loops that nobody foresaw: 100 runs at once, five a second from then on. The shape
+//! - A budget per object bounds hot loops that nobody foresaw: 100 runs at once, ten a second from then on. The shape
 //!   and the 100 are of Crossplane v2's circuit breaker; its one run a second held up a gateway whose routes a user
-//!   changed twice a second, each change being a pass and one more for the proxies' answers.
+//!   changed twice a second, and five a limit that was changed four times, each change being a pass and one more for
+//!   the proxies' answers.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -35,7 +36,7 @@ const RESYNC_PENALTY: Duration = Duration::from_secs(10);
 /// Runs of one object that may follow each other without a pause.
 const BUDGET: f64 = 100.0;
 /// Runs a second that come back into the budget.
-const BUDGET_PER_SECOND: f64 = 5.0;
+const BUDGET_PER_SECOND: f64 = 10.0;
 
 /// Why an object is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
