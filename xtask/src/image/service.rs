@@ -26,7 +26,7 @@ pub const PACKAGES: [&str; 5] = [
 
 /// Compiles, for speed if wanted, and makes the images.
 pub fn build(paths: &Paths, release: bool) -> Result<Vec<Image>> {
-    let profile: &[&str] = if release { &["--release"] } else { &[] };
+    let profile: &[&str] = if release { &["--profile", "optimized"] } else { &[] };
     let binaries = compile(&paths.repository, &PACKAGES, profile)?;
     let folder = paths.layers();
     let step = progress::step("images of the services");
