@@ -205,9 +205,10 @@ async fn keep(database: Database, mut binding: Binding, mut migrations: Migrator
         reread(&database, &mut binding);
     }
     warm(&database.pool).await;
-    tracing::info!(host = binding.host, database = binding.database, "database ready");
     database.migrated.store(true, Ordering::Release);
     ready.ready();
+    // Only now: who reads this may ask at once.
+    tracing::info!(host = binding.host, database = binding.database, "database ready");
     while !database.pool.is_closed() {
         time::sleep(REREAD).await;
         reread(&database, &mut binding);

@@ -12,6 +12,7 @@ pub mod kstatus;
 pub mod openapi;
 pub mod otlp;
 pub mod postgres;
+pub mod process;
 pub mod requests;
 pub mod restore;
 pub mod wait;

@@ -1,16 +1,14 @@
 //! The binary as Kubernetes meets it: its exit codes and how it starts and leaves.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::io::{BufRead, BufReader, Lines, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Command, Output};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde_json::Value;
 use trellis_testkit::otlp::Collector;
 use trellis_testkit::postgres::TestDatabase;
+use trellis_testkit::process::Running;
 
 fn service() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shop-user"));
@@ -28,56 +26,6 @@ fn bound(root: &Path) -> Command {
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
-}
-
-/// The binary, its log lines read as they come.
-struct Running {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-    passed: Vec<Value>,
-}
-
-impl Running {
-    fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self {
-            child,
-            lines,
-            passed: Vec::new(),
-        }
-    }
-
-    /// The log line with `message`: one that was passed on the way to another, or the next of those to come. Parts of
-    /// the process start beside each other and speak in any order.
-    fn line(&mut self, message: &str) -> Value {
-        if let Some(at) = self.passed.iter().position(|line| line["message"] == message) {
-            return self.passed.remove(at);
-        }
-        for line in self.lines.by_ref() {
-            let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
-            if line["message"] == message {
-                return line;
-            }
-            self.passed.push(line);
-        }
-        panic!("no line {message:?}");
-    }
-
-    fn leave(&mut self) -> Option<i32> {
-        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).unwrap();
-        // What it says on its way must not fill the pipe.
-        while self.lines.next().is_some() {}
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // A test that fails half-way leaves nothing behind; one that passed finds it ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[test]
