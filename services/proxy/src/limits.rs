@@ -21,15 +21,17 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures::future::Either;
-use http::HeaderMap;
 use tokio::time::Instant;
 use tower::Service;
 pub(crate) use trellis_quota_stream::clock::now;
 use trellis_rate::Decision;
 use trellis_resilience::drive::BoxFuture;
 
-use self::compiled::{Charges, Parts};
 pub(crate) use self::compiled::{Leased, Limits, Tallies};
+use self::{
+    answer::Headers,
+    compiled::{Charges, Parts},
+};
 use crate::{
     body::{Request, Response},
     failure::Failure,
@@ -137,7 +139,7 @@ async fn try_on(limits: &Limits, charges: &Charges) -> Decision {
 }
 
 /// What becomes of the request; if it is let in, with what its answer is to tell.
-fn admitted(limits: &Limits, decision: Decision) -> Result<(Decision, HeaderMap), Failure> {
+fn admitted(limits: &Limits, decision: Decision) -> Result<(Decision, Headers), Failure> {
     count(limits, &decision);
     if decision.is_admitted() {
         let told = answer::headers(limits, &decision);
@@ -150,7 +152,7 @@ fn admitted(limits: &Limits, decision: Decision) -> Result<(Decision, HeaderMap)
 async fn answer(
     answered: impl Future<Output = Result<Response, Failure>>,
     decision: Decision,
-    told: HeaderMap,
+    told: Headers,
 ) -> Result<Response, Failure> {
     let mut response = answered.await?;
     response.headers_mut().extend(told);

@@ -1,10 +1,14 @@
 //! What callers are told about limits.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use trellis_proxy_config::limit::{LimitHeaders, Rule};
-use trellis_rate::{Decision, Mode, Reading};
+use http::{HeaderName, HeaderValue, StatusCode};
+use smallvec::SmallVec;
+use trellis_proxy_config::{
+    RateLimit,
+    limit::{LimitHeaders, Rate, Rule},
+};
+use trellis_rate::{Decision, Mode};
 
 use super::Limits;
 use crate::failure::{Failure, Reason, Refusal};
@@ -20,46 +24,99 @@ const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 /// When to try again if this pod's part of a shared limit is too small for the request: it has asked for more by then.
 const NEXT_SHARE: Duration = Duration::from_secs(1);
 
-/// Headers of an answer to a request that the limits were asked about.
-pub(super) fn headers(limits: &Limits, decision: &Decision) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    let told = |style: LimitHeaders| {
-        let readings = decision.readings().iter();
-        readings.filter(move |reading| {
-            reading.mode == Mode::Enforce
-                && limits
-                    .settings(reading.member)
-                    .is_some_and(|settings| settings.headers == style)
-        })
-    };
-    let (mut left, mut policies) = (String::new(), String::new());
-    for reading in told(LimitHeaders::Ietf) {
-        let name = name(limits, reading);
-        let quota = reading.quota;
-        for list in [&mut left, &mut policies] {
-            if !list.is_empty() {
-                list.push_str(", ");
+/// What callers are told of a rate, as far as it is the same for every request.
+#[derive(Debug)]
+pub(super) struct Told {
+    /// How much it allows: over all pods, if they share it. What is left is this pod's.
+    limit: u32,
+    /// `"name";q=100;w=60`
+    policy: HeaderValue,
+    /// `"name";r=`
+    left: String,
+    has_window: bool,
+}
+
+/// Headers of an answer.
+pub(super) type Headers = SmallVec<[(HeaderName, HeaderValue); 2]>;
+
+impl Told {
+    /// Of every rate of a limit, in their order; a name that fits in no header is told to nobody.
+    pub(super) fn of(settings: &RateLimit) -> Box<[Self]> {
+        let told = |place: usize, limit: u32, window: Option<Duration>| {
+            let name = match place {
+                0 => settings.name.clone(),
+                place => format!("{}-{}", settings.name, place + 1),
+            };
+            let window_text = window.map(|window| format!(";w={}", seconds(window)));
+            let policy = format!("\"{name}\";q={limit}{}", window_text.unwrap_or_default());
+            Some(Self {
+                limit,
+                policy: HeaderValue::try_from(policy).ok()?,
+                left: format!("\"{name}\";r="),
+                has_window: window.is_some(),
+            })
+        };
+        match &settings.rule {
+            Rule::Concurrency(most) => told(0, *most, None).into_iter().collect(),
+            Rule::Rates { rates, .. } => {
+                let rates = rates.iter().enumerate();
+                let of = |(place, rate): (usize, &Rate)| {
+                    let window = Duration::from_millis(rate.window);
+                    told(place, rate.burst.unwrap_or(rate.limit), Some(window))
+                };
+                rates.map_while(of).collect()
             }
         }
-        // Writing into a String does not fail.
-        let (limit, window) = allowed(limits, reading);
-        let _ = write!(policies, "\"{name}\";q={limit}");
-        let _ = write!(left, "\"{name}\";r={}", quota.remaining());
-        if !window.is_zero() {
-            let _ = write!(policies, ";w={}", seconds(window));
-            let _ = write!(left, ";t={}", seconds(quota.restored_after()));
-        }
     }
-    put(&mut headers, RATE_LIMIT, &left);
-    put(&mut headers, RATE_LIMIT_POLICY, &policies);
+}
+
+/// Headers of an answer to a request that the limits were asked about.
+pub(super) fn headers(limits: &Limits, decision: &Decision) -> Headers {
+    let mut headers = Headers::new();
+    let told = |style: LimitHeaders| {
+        let readings = decision.readings().iter();
+        readings.filter_map(move |reading| {
+            let (settings, told) = limits.told(reading)?;
+            let is_told = reading.mode == Mode::Enforce && settings.headers == style;
+            is_told.then_some((reading.quota, told))
+        })
+    };
+    let mut left = String::new();
+    let mut policy: Option<Cow<'_, HeaderValue>> = None;
+    for (quota, told) in told(LimitHeaders::Ietf) {
+        let mut number = itoa::Buffer::new();
+        left.reserve(64);
+        if !left.is_empty() {
+            left.push_str(", ");
+        }
+        left.push_str(&told.left);
+        left.push_str(number.format(quota.remaining()));
+        if told.has_window {
+            left.push_str(";t=");
+            left.push_str(number.format(seconds(quota.restored_after())));
+        }
+        policy = Some(match policy {
+            None => Cow::Borrowed(&told.policy),
+            Some(before) => Cow::Owned(joined(&before, &told.policy)),
+        });
+    }
+    if let (Some(policy), Ok(left)) = (policy, HeaderValue::try_from(left)) {
+        headers.push((RATE_LIMIT, left));
+        headers.push((RATE_LIMIT_POLICY, policy.into_owned()));
+    }
     // This form has room for one: the one that has least left.
-    if let Some(reading) = told(LimitHeaders::Draft03).min_by_key(|reading| reading.quota.remaining()) {
-        let quota = reading.quota;
-        headers.insert(LIMIT, HeaderValue::from(allowed(limits, reading).0));
-        headers.insert(REMAINING, HeaderValue::from(quota.remaining()));
-        headers.insert(RESET, HeaderValue::from(seconds(quota.restored_after())));
+    if let Some((quota, told)) = told(LimitHeaders::Draft03).min_by_key(|(quota, _)| quota.remaining()) {
+        headers.push((LIMIT, HeaderValue::from(told.limit)));
+        headers.push((REMAINING, HeaderValue::from(quota.remaining())));
+        headers.push((RESET, HeaderValue::from(seconds(quota.restored_after()))));
     }
     headers
+}
+
+fn joined(one: &HeaderValue, other: &HeaderValue) -> HeaderValue {
+    let both = [one.as_bytes(), b", ", other.as_bytes()].concat();
+    // Two values with a comma between them are a value.
+    HeaderValue::try_from(both).unwrap_or_else(|_| one.clone())
 }
 
 /// What a refused request is answered with: by the first limit that refused it.
@@ -78,46 +135,11 @@ pub(super) fn refusal(limits: &Limits, decision: &Decision) -> Failure {
             .and_then(|settings| settings.status)
             .and_then(|status| StatusCode::from_u16(status).ok()),
         body: settings.and_then(|settings| settings.body.clone()),
-        headers: headers(limits, decision),
+        headers: headers(limits, decision).into_iter().collect(),
     }));
     failure
 }
 
-/// How much a rate allows, and for how long: over all pods, if they share it. What is left is this pod's.
-fn allowed(limits: &Limits, reading: &Reading) -> (u32, Duration) {
-    let rule = limits.settings(reading.member).map(|settings| &settings.rule);
-    match rule {
-        Some(Rule::Rates { rates, .. }) if limits.is_shared(reading.member) => {
-            rates.get(reading.rate).map_or_else(Default::default, |rate| {
-                (
-                    rate.burst.unwrap_or(rate.limit),
-                    Duration::from_millis(rate.window),
-                )
-            })
-        }
-        _ => (reading.quota.limit(), reading.quota.window()),
-    }
-}
-
-/// The name of a rate: that of its limit, with its place if it is not the first.
-fn name(limits: &Limits, reading: &Reading) -> String {
-    let name = limits
-        .settings(reading.member)
-        .map_or("", |settings| &settings.name);
-    match reading.rate {
-        0 => name.to_owned(),
-        place => format!("{name}-{}", place + 1),
-    }
-}
-
 fn seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
-}
-
-fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    if !value.is_empty()
-        && let Ok(value) = HeaderValue::from_str(value)
-    {
-        headers.insert(name, value);
-    }
 }

@@ -18,11 +18,12 @@ use trellis_proxy_config::{
 };
 use trellis_quota_stream::{v1, wire};
 use trellis_rate::{
-    Charge, Decision, KeyMaker, Limit, LimitSet, Limiter, Mode, Moment, Rate, Share,
+    Charge, Decision, KeyMaker, Limit, LimitSet, Limiter, Mode, Moment, Rate, Reading, Share,
     lease::{OnLoss, with_drift},
     limit::LONGEST_WINDOW,
 };
 
+use super::answer::Told;
 use crate::{
     body::Request,
     outbound::name_of,
@@ -75,6 +76,7 @@ pub(crate) struct Leased {
 #[derive(Debug)]
 struct Member {
     settings: Arc<RateLimit>,
+    told: Box<[Told]>,
     limit: Limit,
     /// If all pods share it.
     shared: Option<Shared>,
@@ -250,6 +252,12 @@ impl Limits {
             .is_some_and(|member| member.shared.is_some())
     }
 
+    /// What callers are told of the rate of a reading.
+    pub(super) fn told(&self, reading: &Reading) -> Option<(&RateLimit, &Told)> {
+        let member = self.members.get(reading.member)?;
+        Some((&member.settings, member.told.get(reading.rate)?))
+    }
+
     /// The settings of a limit, by its place.
     pub(super) fn settings(&self, member: usize) -> Option<&RateLimit> {
         self.members.get(member).map(|member| &*member.settings)
@@ -335,6 +343,7 @@ impl Member {
         });
         Ok(Self {
             settings: Arc::new(settings.clone()),
+            told: Told::of(settings),
             shared,
             limit,
             counting,
