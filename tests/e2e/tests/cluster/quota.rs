@@ -135,10 +135,11 @@ async fn no_window_sees_more_than_the_limit_over_all_pods_and_nearly_all_of_it_i
     .await;
 }
 
-/// Percent of the limit. In a short window, what it takes for parts to change hands weighs more.
+/// Percent of the limit. In a short window what it takes for parts to change hands weighs more, a tenth for 600 ms in which a busy
+/// machine does something else: there it is looked at whether parts move at all. With parts that did not, it was half.
 fn least_usable(window: Duration) -> f64 {
     if window < Duration::from_secs(60) {
-        90.0
+        75.0
     } else {
         95.0
     }
