@@ -62,7 +62,7 @@ struct Member {
 #[must_use = "a decision is obeyed"]
 pub struct Decision {
     admitted: bool,
-    readings: SmallVec<[Reading; FEW]>,
+    readings: SmallVec<[Reading; 2]>,
     permits: SmallVec<[Permit; 1]>,
 }
 

@@ -21,10 +21,11 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures::future::Either;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 use tower::Service;
 pub(crate) use trellis_quota_stream::clock::now;
-use trellis_rate::Decision;
+use trellis_rate::{Decision, Permit};
 use trellis_resilience::drive::BoxFuture;
 
 pub(crate) use self::compiled::{Leased, Limits, Tallies};
@@ -87,7 +88,7 @@ where
             && let Tried::Decided(decision) = try_once(&limits, &charges)
         {
             return Either::Right(match admitted(&limits, decision) {
-                Ok((decision, told)) => Box::pin(answer(self.inner.call(request), decision, told)),
+                Ok((permits, told)) => Box::pin(answer(self.inner.call(request), permits, told)),
                 Err(failure) => Box::pin(std::future::ready(Err(failure))),
             });
         }
@@ -96,8 +97,8 @@ where
         let mut inner = std::mem::replace(&mut self.inner, next);
         Either::Right(Box::pin(async move {
             let decision = try_on(&limits, &charges).await;
-            let (decision, told) = admitted(&limits, decision)?;
-            answer(inner.call(request), decision, told).await
+            let (permits, told) = admitted(&limits, decision)?;
+            answer(inner.call(request), permits, told).await
         }))
     }
 }
@@ -138,12 +139,15 @@ async fn try_on(limits: &Limits, charges: &Charges) -> Decision {
     }
 }
 
+/// Places of requests that are counted while they are under way.
+type Permits = SmallVec<[Permit; 1]>;
+
 /// What becomes of the request; if it is let in, with what its answer is to tell.
-fn admitted(limits: &Limits, decision: Decision) -> Result<(Decision, Headers), Failure> {
+fn admitted(limits: &Limits, decision: Decision) -> Result<(Permits, Headers), Failure> {
     count(limits, &decision);
     if decision.is_admitted() {
         let told = answer::headers(limits, &decision);
-        Ok((decision, told))
+        Ok((decision.into_permits().collect(), told))
     } else {
         Err(answer::refusal(limits, &decision))
     }
@@ -151,13 +155,13 @@ fn admitted(limits: &Limits, decision: Decision) -> Result<(Decision, Headers), 
 
 async fn answer(
     answered: impl Future<Output = Result<Response, Failure>>,
-    decision: Decision,
+    permits: Permits,
     told: Headers,
 ) -> Result<Response, Failure> {
     let mut response = answered.await?;
     response.headers_mut().extend(told);
     // What is under way is under way until the end of the body.
-    for permit in decision.into_permits() {
+    for permit in permits {
         response = response.map(|body| body.permitted(permit));
     }
     Ok(response)
