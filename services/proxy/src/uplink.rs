@@ -68,27 +68,40 @@ pub(crate) async fn authorization(path: &Path) -> Result<MetadataValue<Ascii>, E
 
 /// The time between tries.
 #[derive(Debug)]
-pub(crate) struct Pause(Duration);
+pub(crate) struct Pause {
+    last: Duration,
+    /// Since when the stream is up; a try that never gets so far may take as long as a good stream.
+    up_since: Option<Instant>,
+}
 
 impl Pause {
     pub(crate) const fn new() -> Self {
-        Self(FIRST_PAUSE)
+        Self {
+            last: FIRST_PAUSE,
+            up_since: None,
+        }
     }
 
-    /// How long to wait after a stream that was tried at `began` and has ended.
-    pub(crate) fn after(&mut self, began: Instant) -> Duration {
-        self.0 = if is_good(began) {
+    /// The stream is up since then.
+    pub(crate) const fn up(&mut self, since: Instant) {
+        self.up_since = Some(since);
+    }
+
+    /// Whether the stream that has just ended was a good one.
+    pub(crate) fn was_good(&self) -> bool {
+        self.up_since.is_some_and(|since| since.elapsed() >= GOOD)
+    }
+
+    /// How long to wait before the next try.
+    pub(crate) fn next(&mut self) -> Duration {
+        self.last = if self.was_good() {
             FIRST_PAUSE
         } else {
-            (self.0 * 2).min(LONGEST_PAUSE)
+            (self.last * 2).min(LONGEST_PAUSE)
         };
-        jittered(self.0)
+        self.up_since = None;
+        jittered(self.last)
     }
-}
-
-/// Whether a stream that was tried then, and has ended, was a good one.
-pub(crate) fn is_good(began: Instant) -> bool {
-    began.elapsed() >= GOOD
 }
 
 /// Before a try that another replica has asked for.
@@ -109,11 +122,15 @@ mod tests {
     fn pauses_grow_to_three_seconds_and_are_short_again_after_a_good_stream() {
         let mut pause = Pause::new();
         let short = FIRST_PAUSE / 2..=FIRST_PAUSE;
-        let bad: Vec<Duration> = (0..10).map(|_| pause.after(Instant::now())).collect();
+        let bad: Vec<Duration> = (0..10).map(|_| pause.next()).collect();
         assert!(bad.iter().all(|pause| *pause <= LONGEST_PAUSE), "{bad:?}");
         assert!(bad[9] >= LONGEST_PAUSE / 2, "{bad:?}");
         let long_ago = Instant::now().checked_sub(GOOD).unwrap();
-        assert!(short.contains(&pause.after(long_ago)));
+        pause.up(long_ago);
+        assert!(pause.was_good() && short.contains(&pause.next()));
+        assert!(!pause.was_good(), "it is down");
+        pause.up(Instant::now());
+        assert!(!pause.was_good());
         assert!(short.contains(&short_pause()));
     }
 }

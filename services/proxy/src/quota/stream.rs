@@ -68,9 +68,8 @@ pub(crate) async fn follow(token: PathBuf, pod: String, configuration: Arc<Confi
             let _ = versions.changed().await;
             continue;
         };
-        let began = Instant::now();
         let to = leader.take().unwrap_or_else(|| address.clone());
-        let error = match hold(&address, &to, &token, &pod, &configuration).await {
+        let error = match hold(&address, &to, &token, &pod, &configuration, &mut pause).await {
             Ok(()) => Error::Ended,
             Err(error) => error,
         };
@@ -85,8 +84,8 @@ pub(crate) async fn follow(token: PathBuf, pod: String, configuration: Arc<Confi
         }
         was_sent_on = false;
         // Going away is news; staying away is not.
-        report(&to, &error, std::mem::take(&mut first) || uplink::is_good(began));
-        time::sleep(pause.after(began)).await;
+        report(&to, &error, std::mem::take(&mut first) || pause.was_good());
+        time::sleep(pause.next()).await;
     }
 }
 
@@ -112,6 +111,7 @@ async fn hold(
     token: &Path,
     pod: &str,
     configuration: &Configuration,
+    pause: &mut Pause,
 ) -> Result<(), Error> {
     let authorization = uplink::authorization(token).await?;
     let channel = uplink::connect(address, PING).await?;
@@ -133,6 +133,7 @@ async fn hold(
     else {
         return Err(Error::NoWelcome);
     };
+    pause.up(Instant::now());
     tracing::info!(address, epoch = welcome.epoch, "the quota stream is up");
     let session = Session {
         wanted,

@@ -52,7 +52,6 @@ pub(crate) async fn follow(token: PathBuf, pod: String, configuration: Arc<Confi
             let _ = versions.changed().await;
             continue;
         };
-        let began = Instant::now();
         let moved = async {
             loop {
                 let _ = versions.changed().await;
@@ -62,7 +61,7 @@ pub(crate) async fn follow(token: PathBuf, pod: String, configuration: Arc<Confi
             }
         };
         tokio::select! {
-            error = hold(&address, &token, &pod, &configuration) => {
+            error = hold(&address, &token, &pod, &configuration, &mut pause) => {
                 let error: &dyn std::error::Error = &error;
                 // Going away is news; staying away is not.
                 if std::mem::take(&mut first) || configuration.discovery.is_stream_up() {
@@ -74,7 +73,7 @@ pub(crate) async fn follow(token: PathBuf, pod: String, configuration: Arc<Confi
             () = moved => tracing::info!(address, "the configuration stream moves"),
         }
         configuration.discovery.stream_away(Instant::now());
-        time::sleep(pause.after(began)).await;
+        time::sleep(pause.next()).await;
     }
 }
 
@@ -90,8 +89,14 @@ fn address(configuration: &Configuration) -> Option<String> {
         .map(|stream| stream.address.clone())
 }
 
-async fn hold(address: &str, token: &Path, pod: &str, configuration: &Configuration) -> Error {
-    match try_hold(address, token, pod, configuration).await {
+async fn hold(
+    address: &str,
+    token: &Path,
+    pod: &str,
+    configuration: &Configuration,
+    pause: &mut Pause,
+) -> Error {
+    match try_hold(address, token, pod, configuration, pause).await {
         Ok(()) => Error::Ended,
         Err(error) => error,
     }
@@ -102,6 +107,7 @@ async fn try_hold(
     token: &Path,
     pod: &str,
     configuration: &Configuration,
+    pause: &mut Pause,
 ) -> Result<(), Error> {
     let authorization = uplink::authorization(token).await?;
     let channel = uplink::connect(address, PING).await?;
@@ -118,6 +124,7 @@ async fn try_hold(
 
     let mut client = ConfigStreamClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
     let mut stream = client.subscribe(request).await.map_err(Box::new)?.into_inner();
+    pause.up(Instant::now());
     tracing::info!(address, "the configuration stream is up");
     configuration.discovery.stream_up();
     while let Some(response) = stream.message().await.map_err(Box::new)? {
