@@ -151,8 +151,8 @@ impl Book {
         self.claim.is_some_and(|claim| claim.epoch == epoch)
     }
 
-    /// The pods, and the uids of the policies, of lists that were asked for after the claim was made.
-    pub fn listed(&mut self, epoch: Epoch, pods: Vec<(Pod, Owner)>, policies: HashSet<String>) {
+    /// The pods, and the uids of the policies if they are known, of lists that were asked for after the claim was made.
+    pub fn listed(&mut self, epoch: Epoch, pods: Vec<(Pod, Owner)>, policies: Option<HashSet<String>>) {
         let Some(claim) = self.claim.filter(|claim| claim.epoch == epoch) else {
             return;
         };
@@ -374,8 +374,8 @@ mod tests {
     }
 
     /// The policies that are there at each claim.
-    fn policies() -> HashSet<String> {
-        HashSet::from([OLD.to_owned()])
+    fn policies() -> Option<HashSet<String>> {
+        Some(HashSet::from([OLD.to_owned()]))
     }
 
     fn claim(epoch: u64, began: Moment) -> Option<Claim> {
@@ -499,8 +499,12 @@ mod tests {
         assert_eq!(granted(&mut book, "new", at(1)), 100);
         // The next authority does not know what this one has granted.
         book.claimed(claim(2, at(2)));
-        book.listed(Epoch(2), pods(), HashSet::from(["new".to_owned()]));
+        book.listed(Epoch(2), pods(), Some(HashSet::from(["new".to_owned()])));
         assert_eq!(granted(&mut book, "new", at(3)), 0);
+        // Nor does one that could not list them.
+        book.claimed(claim(3, at(4)));
+        book.listed(Epoch(3), pods(), None);
+        assert_eq!(granted(&mut book, "newer", at(5)), 0);
     }
 
     #[test]

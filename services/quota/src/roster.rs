@@ -118,14 +118,16 @@ pub struct Epoch {
     pub pods: HashSet<Pod>,
     /// Those of them that have told all, and when their processes began.
     pub told: HashMap<Pod, Moment>,
-    /// The policies that there were just after.
-    pub policies: HashSet<String>,
+    /// The policies that there were just after; None if that is not known.
+    pub policies: Option<HashSet<String>>,
 }
 
 impl Epoch {
-    /// Whether it was claimed before there was this policy: nobody else has granted on its limits.
+    /// Whether it was claimed before there was this policy: nobody else has granted on its limits. (Or after it was deleted, by a
+    /// proxy that has not heard of that; a policy that is gone promises nothing.)
     pub fn is_before(&self, policy_uid: &str) -> bool {
-        !policy_uid.is_empty() && !self.policies.contains(policy_uid)
+        let is_new = |policies: &HashSet<String>| !policies.contains(policy_uid);
+        !policy_uid.is_empty() && self.policies.as_ref().is_some_and(is_new)
     }
 }
 
@@ -147,7 +149,7 @@ mod tests {
             began: at(100),
             pods: pods.iter().map(|pod| Pod(*pod)).collect(),
             told: HashMap::new(),
-            policies: HashSet::new(),
+            policies: None,
         }
     }
 

@@ -3,6 +3,7 @@
 //! To stop: not ready, streams end (proxies go to another replica), the Lease is given back, the process ends. A lost Lease or a dead
 //! port ends it at once, with an error.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -41,7 +42,7 @@ const CLAIM: [Duration; 3] = [
 ];
 /// Longest silence on a connection that owes an answer: a little more than a watch lasts.
 const SILENCE: Duration = Duration::from_secs(40);
-/// Time between tries to list pods and policies.
+/// Time between tries to list pods.
 const RETRY: Duration = Duration::from_millis(300);
 /// Time between looks for what does not count any more.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -198,15 +199,23 @@ async fn follow(mut terms: watch::Receiver<Option<Term>>, client: Client, book: 
 /// epoch before; a policy that comes later is nobody's but this one's.
 async fn list(epoch: Epoch, client: Client, book: Arc<Mutex<Book>>) {
     loop {
-        match tokio::try_join!(pods::list(&client), policies::list(&client)) {
-            Ok((pods, policies)) => {
-                let (count, of_policies) = (pods.len(), policies.len());
+        match tokio::join!(pods::list(&client), policies::list(&client)) {
+            (Ok(pods), policies) => {
+                let policies = policies.inspect_err(|error| {
+                    let error: &dyn std::error::Error = error;
+                    tracing::warn!(
+                        error,
+                        "failed to list rate limit policies; new ones wait as old ones do"
+                    );
+                });
+                let (policies, count) = (policies.ok(), pods.len());
+                let of_policies = policies.as_ref().map(HashSet::len);
                 tracing::info!(epoch = epoch.0, pods = count, policies = of_policies, "granting");
                 return book.lock().listed(epoch, pods, policies);
             }
-            Err(error) => {
+            (Err(error), _) => {
                 let error: &dyn std::error::Error = &error;
-                tracing::warn!(error, "failed to list pods and rate limit policies; trying again");
+                tracing::warn!(error, "failed to list pods; trying again");
             }
         }
         if !book.lock().claims(epoch) {
