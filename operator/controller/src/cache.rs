@@ -74,7 +74,7 @@ struct Inner<K> {
     gone: VecDeque<(Key, u64)>,
 }
 
-/// More than there are requests under way, any of whose answers may be late.
+/// More than go while a request is under way, unless a whole namespace does; what is late beyond that stays until the next list.
 const GONE: usize = 1_000;
 
 struct Entry<K> {

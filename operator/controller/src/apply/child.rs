@@ -78,7 +78,8 @@ impl Applier {
         }
         self.authorise(&name)?;
         let answer = api.patch(&key.name, &parameters, &Patch::Apply(&patch)).await;
-        if matches!(basis, Basis::Live(_)) && is_conflict(&answer) {
+        // A forced apply is in conflict with nothing but another uid, or another version.
+        if (live.is_some() || matches!(basis, Basis::Live(_))) && is_conflict(&answer) {
             return Err(self.stale(&api, &key, name).await);
         }
         if let (Some(live), Some(lists)) = (&live, &unwanted)
@@ -136,8 +137,11 @@ impl Applier {
         self.metrics.wrote(&K::kind(&()), Verb::Apply, Outcome::Failed);
         match self.look(api, key, &name).await {
             Ok(found) => {
-                if let Some(live) = found {
-                    K::cache(&self.caches).written((*live).clone());
+                let cache = K::cache(&self.caches);
+                match (found, cache.get(key)) {
+                    (Some(live), _) => _ = cache.written((*live).clone()),
+                    (None, Some(known)) => cache.deleted(&known),
+                    (None, None) => {}
                 }
                 Error::Stale { child: name }
             }
