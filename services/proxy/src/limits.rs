@@ -84,19 +84,24 @@ where
         let client = request.extensions().get::<Client>();
         let client = client.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |client| client.address);
         let charges = limits.charges(&request, client);
-        if charges.new_parts().is_empty()
-            && let Tried::Decided(decision) = try_once(&limits, &charges)
-        {
-            return Either::Right(match admitted(&limits, decision) {
-                Ok((permits, told)) => Box::pin(answer(self.inner.call(request), permits, told)),
-                Err(failure) => Box::pin(std::future::ready(Err(failure))),
-            });
-        }
+        let growing = if charges.new_parts().is_empty() {
+            match try_once(&limits, &charges, true) {
+                Tried::Refused(_, growing) => growing,
+                Tried::Decided(decision) => {
+                    return Either::Right(match admitted(&limits, decision) {
+                        Ok((permits, told)) => Box::pin(answer(self.inner.call(request), permits, told)),
+                        Err(failure) => Box::pin(std::future::ready(Err(failure))),
+                    });
+                }
+            }
+        } else {
+            Parts::new()
+        };
         // The one that is ready is the one that is called.
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
         Either::Right(Box::pin(async move {
-            let decision = try_on(&limits, &charges).await;
+            let decision = try_on(&limits, &charges, growing).await;
             let (permits, told) = admitted(&limits, decision)?;
             answer(inner.call(request), permits, told).await
         }))
@@ -110,9 +115,9 @@ enum Tried {
     Refused(Decision, Parts),
 }
 
-fn try_once(limits: &Limits, charges: &Charges) -> Tried {
+fn try_once(limits: &Limits, charges: &Charges, is_first: bool) -> Tried {
     let now = now();
-    let decision = limits.decide(charges, now);
+    let decision = limits.decide(charges, now, is_first);
     let growing = limits.growing(charges, &decision, now);
     if growing.is_empty() {
         Tried::Decided(decision)
@@ -121,21 +126,23 @@ fn try_once(limits: &Limits, charges: &Charges) -> Tried {
     }
 }
 
-/// Decides when the first answers for new parts of shared limits are there, and again as parts grow.
-async fn try_on(limits: &Limits, charges: &Charges) -> Decision {
+/// Decides when the first answers for new parts of shared limits are there, and again as parts grow. `growing` are those for lack of
+/// which it was refused before; none: nothing was decided yet.
+async fn try_on(limits: &Limits, charges: &Charges, mut growing: Parts) -> Decision {
     for part in charges.new_parts() {
         part.first_answer().await;
     }
+    let mut is_first = growing.is_empty();
     let by = Instant::now() + FIRST_ANSWER;
     loop {
-        match try_once(limits, charges) {
-            Tried::Refused(_, growing) if Instant::now() < by => {
-                for part in growing {
-                    part.grown(by).await;
-                }
-            }
+        for part in growing {
+            part.grown(by).await;
+        }
+        match try_once(limits, charges, is_first) {
+            Tried::Refused(_, more) if Instant::now() < by => growing = more,
             Tried::Decided(decision) | Tried::Refused(decision, _) => return decision,
         }
+        is_first = false;
     }
 }
 
@@ -159,7 +166,10 @@ async fn answer(
     told: Headers,
 ) -> Result<Response, Failure> {
     let mut response = answered.await?;
-    response.headers_mut().extend(told);
+    for (name, value) in told {
+        // In place of what another proxy, or the app, has told of its own.
+        response.headers_mut().insert(name, value);
+    }
     // What is under way is under way until the end of the body.
     for permit in permits {
         response = response.map(|body| body.permitted(permit));

@@ -216,13 +216,18 @@ impl Limits {
         )
     }
 
-    /// Decides on a request, over all limits that apply to it.
-    pub(super) fn decide(&self, charges: &Charges, now: Moment) -> Decision {
+    /// Decides on a request, over all limits that apply to it; for the first time or again.
+    pub(super) fn decide(&self, charges: &Charges, now: Moment, is_first: bool) -> Decision {
         let decision = self.set.decide(now, |place| {
             let asked = charges.0.get(place)?.as_ref()?;
             match &asked.part {
                 None => Some(asked.charge),
-                Some(part) => Some(asked.charge.within(part.share(asked.charge.cost, now)?)),
+                Some(part) => {
+                    if is_first {
+                        part.wanted(asked.charge.cost, now);
+                    }
+                    Some(asked.charge.within(part.share(now)?))
+                }
             }
         });
         for reading in decision.readings() {

@@ -347,12 +347,16 @@ impl Part {
         self.state.lock()
     }
 
-    /// What may be used now, by a request that costs so much; None if the limit does not hold.
-    pub(crate) fn share(&self, cost: u32, now: Moment) -> Option<Share> {
+    /// Notes that a request has come that costs so much.
+    pub(crate) fn wanted(&self, cost: u32, now: Moment) {
         let mut state = self.state();
         state.used_at = now;
         state.load.add(cost);
-        state.client.share(now)
+    }
+
+    /// What may be used now; None if the limit does not hold.
+    pub(crate) fn share(&self, now: Moment) -> Option<Share> {
+        self.state().client.share(now)
     }
 
     /// Whether a request should wait for the first answer.
@@ -433,10 +437,11 @@ impl Part {
             return Then::Rest;
         }
         let after = state.client.share(now).map_or(0, |share| share.of(u32::MAX));
-        state.unmet = if grant.amount < state.asked_for {
-            state.unmet + 1
-        } else {
-            0
+        state.unmet = match state.asked_for {
+            // It has given up what it had; that says nothing of what there is.
+            0 => state.unmet,
+            wanted if grant.amount < wanted => state.unmet + 1,
+            _ => 0,
         };
         state.is_whole = grant.amount >= grant.whole.get();
         state.wants_since = None;
@@ -519,7 +524,7 @@ mod tests {
         let part = leases
             .part(None, std::iter::empty::<&[u8]>, OnLoss::Share)
             .unwrap();
-        part.share(1, now);
+        part.wanted(1, now);
         (leases, part, Limiter::new(&limit))
     }
 

@@ -199,6 +199,37 @@ async fn refusals_look_as_the_policy_says_and_to_grpc_as_grpc_does() {
 }
 
 #[tokio::test]
+async fn what_is_told_of_limits_stands_in_place_of_what_the_app_tells() {
+    let app = Backend::start(|_| async {
+        let mut answer = text("limited elsewhere too");
+        for name in ["ratelimit", "ratelimit-policy", "ratelimit-limit"] {
+            answer.headers_mut().insert(name, "7".parse().unwrap());
+        }
+        answer
+    })
+    .await;
+    let port = free_port();
+    let limits = json!([
+        limit("all", per_minute(3)),
+        with(limit("old", per_minute(5)), json!({"headers": "Draft03"})),
+    ]);
+    let _proxy = Proxy::start(&document(1, port, &app, limits)).await;
+    let answer = ask(port, "/", &[]).await;
+    let all = |name: &str| {
+        answer
+            .head
+            .headers
+            .get_all(name)
+            .iter()
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(all("ratelimit-policy"), ["\"all\";q=3;w=60"]);
+    assert_eq!(all("ratelimit").len(), 1);
+    assert_eq!(all("ratelimit-limit"), ["5"]);
+}
+
+#[tokio::test]
 async fn what_is_under_way_counts_until_the_end_of_its_body() {
     let (let_go, hold) = watch::channel(false);
     let (came, mut comes) = watch::channel(false);
