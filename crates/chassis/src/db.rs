@@ -38,7 +38,7 @@ use crate::readiness::Pending;
 pub const BINDING_ROOT: &str = "SERVICE_BINDING_ROOT";
 
 const MAX_CONNECTIONS: u32 = 5;
-/// With the time of a statement, below the 15 s that a request has (`spec.resilience.timeouts` of a Microservice).
+/// Together with one statement below the 15 s that a request has (`spec.resilience.timeouts` of a Microservice).
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 const STATEMENT_TIMEOUT_MS: &str = "5000";
 const IDLE_TRANSACTION_TIMEOUT_MS: &str = "5000";

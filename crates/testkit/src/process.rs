@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -52,7 +52,11 @@ impl Running {
         if let Some(at) = self.passed.iter().position(|line| line["message"] == message) {
             return self.passed.remove(at);
         }
-        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+        let by = Instant::now() + PATIENCE;
+        while let Ok(line) = self
+            .lines
+            .recv_timeout(by.saturating_duration_since(Instant::now()))
+        {
             if line["message"] == message {
                 return line;
             }
@@ -67,8 +71,12 @@ impl Running {
     /// If it does not end in time.
     pub fn leave(&mut self) -> Option<i32> {
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).unwrap();
+        let by = Instant::now() + PATIENCE;
         loop {
-            match self.lines.recv_timeout(PATIENCE) {
+            match self
+                .lines
+                .recv_timeout(by.saturating_duration_since(Instant::now()))
+            {
                 Ok(line) => self.passed.push(line),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return self.child.wait().unwrap().code(),
                 Err(mpsc::RecvTimeoutError::Timeout) => panic!("it does not end: {:#?}", self.passed),

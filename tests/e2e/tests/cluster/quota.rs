@@ -43,7 +43,8 @@ const RAISED: u64 = 150;
 /// Requests to each of the three pods in a window: one has by far the most to do, one next to nothing.
 const LOAD: [u64; 3] = [300, 15, 5];
 
-/// A request that came to the app, in nanoseconds since 1970 by the node's clock.
+/// A request that came to the app, in nanoseconds since 1970: sent by this process's clock, come by the node's, which on a local node is
+/// the same.
 #[derive(Clone, Copy, Debug, Deserialize)]
 struct Pass {
     sent: u64,
