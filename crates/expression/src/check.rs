@@ -7,6 +7,7 @@
 
 mod call;
 mod comprehension;
+mod fact;
 mod hint;
 mod operator;
 
@@ -15,13 +16,16 @@ use cel::{
     common::ast::{CallExpr, EntryExpr, Expr, ListExpr, LiteralValue, MapExpr, SelectExpr},
 };
 
-use self::hint::hint;
+use self::{
+    fact::{Fact, path},
+    hint::hint,
+};
 use crate::{
     environment::{Environment, Resolved},
     node::{Kind, Node},
     parse::Parsed,
     position::{Fault, Position},
-    types::Type,
+    types::{Object, Type},
     value::Value,
 };
 
@@ -40,6 +44,8 @@ struct Checker<'a> {
     environment: &'a Environment,
     /// Variables of the comprehensions around, outermost first.
     locals: Vec<(String, Type)>,
+    /// What conditions around make sure of.
+    facts: Vec<Fact>,
     depth: usize,
     faults: Vec<Fault>,
 }
@@ -59,6 +65,7 @@ pub(crate) fn check(
         parsed,
         environment,
         locals: Vec::new(),
+        facts: Vec::new(),
         depth: 0,
         faults: Vec::new(),
     };
@@ -95,7 +102,10 @@ impl Checker<'_> {
         self.depth += 1;
         let checked = match &expression.expr {
             Expr::Literal(value) => literal(at, value),
-            Expr::Ident(_) | Expr::Select(_) => self.name(expression),
+            Expr::Ident(_) | Expr::Select(_) => {
+                let found = self.name(expression);
+                self.narrowed(expression, found)
+            }
             Expr::Call(call) => self.call(expression, call),
             Expr::List(list) => self.list(at, list),
             Expr::Map(map) => self.map(at, map),
@@ -162,9 +172,11 @@ impl Checker<'_> {
                 Resolved::Variable { .. } | Resolved::Nothing => {}
             }
         }
+        let is_known = path(expression).is_some_and(|path| self.knows(&Fact::Present(path)));
+        let access = if is_known { Access::Known } else { Access::Value };
         let operand = self.expression(&select.operand);
         let key = literal_text(field_at, &select.field);
-        self.lookup(operand, key, field_at, Access::Value)
+        self.lookup(operand, key, field_at, access)
     }
 
     /// A name that begins with a declared one, or none; `a.b.c`.
@@ -200,8 +212,7 @@ impl Checker<'_> {
     }
 
     fn map(&mut self, at: usize, map: &MapExpr) -> Checked {
-        let (mut key, mut value) = (Type::Unknown, Type::Unknown);
-        let mut nodes = Vec::new();
+        let mut entries: Vec<(&IdedExpr, Checked, &IdedExpr, Checked)> = Vec::new();
         for entry in &map.entries {
             let EntryExpr::MapEntry(entry) = &entry.expr else {
                 return self.refuse(at, "this cannot be read".to_owned());
@@ -221,11 +232,20 @@ impl Checker<'_> {
                 self.fault(self.start(&entry.key), message);
             }
             let checked_value = self.expression(&entry.value);
-            key = self.same(&key, &checked_key.r#type, &entry.key, "keys of a map");
-            value = self.same(&value, &checked_value.r#type, &entry.value, "values of a map");
-            nodes.push((checked_key.node, checked_value.node));
+            entries.push((&entry.key, checked_key, &entry.value, checked_value));
         }
-        checked(Type::map(key, value), at, Kind::Map(nodes))
+        let r#type = object(&entries).unwrap_or_else(|| {
+            let (mut key, mut value) = (Type::Unknown, Type::Unknown);
+            for (key_at, checked_key, value_at, checked_value) in &entries {
+                key = self.same(&key, &checked_key.r#type, key_at, "keys of a map");
+                value = self.same(&value, &checked_value.r#type, value_at, "values of a map");
+            }
+            Type::map(key, value)
+        });
+        let nodes = entries
+            .into_iter()
+            .map(|(_, key, _, value)| (key.node, value.node));
+        checked(r#type, at, Kind::Map(nodes.collect()))
     }
 
     /// The type that several parts share.
@@ -319,10 +339,30 @@ impl Checker<'_> {
 enum Access {
     /// The value; it is an error if there is none.
     Value,
+    /// The value, which is there: a condition around has asked.
+    Known,
     /// The value, if there is one.
     Optional,
     /// Whether there is one.
     Has,
+}
+
+/// The type of a literal whose keys are texts and whose values have several types.
+fn object(entries: &[(&IdedExpr, Checked, &IdedExpr, Checked)]) -> Option<Type> {
+    let mut all = Type::Unknown;
+    let mut differ = false;
+    let mut fields = Vec::new();
+    for (_, key, _, value) in entries {
+        let Kind::Literal(Value::String(name)) = &key.node.kind else {
+            return None;
+        };
+        match all.join(&value.r#type) {
+            Some(joined) => all = joined,
+            None => differ = true,
+        }
+        fields.push((name.clone().into_owned(), value.r#type.clone()));
+    }
+    differ.then(|| Type::object(Object::of(fields)))
 }
 
 const fn checked(r#type: Type, at: usize, kind: Kind) -> Checked {

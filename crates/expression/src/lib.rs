@@ -26,17 +26,24 @@
 //! );
 //! ```
 //!
-//! **Not CEL.** There is no `dyn`, so a list or map has elements of one type; no messages, durations, timestamps and
+//! **Values that come as JSON** have the types of their schemas ([`schema`], [`json`]). A field that may not be there is asked for like
+//! a header, and so is a value that may be `null`; what a condition has asked holds behind it:
+//! `has(input.note) ? input.note : "none"`. Texts with expressions in them are [`Template`]s.
+//!
+//! **Not CEL.** There is no `dyn`, so a list or map has elements of one type, unless the keys of a map are written out; no messages, durations, timestamps and
 //! regular expressions; a number is compared with one of its own type only, as in cel-go's checker.
 
 mod check;
 mod direct;
 pub mod environment;
 pub mod evaluate;
+pub mod json;
 mod node;
 mod parse;
 pub mod position;
 pub mod request;
+pub mod schema;
+pub mod template;
 pub mod types;
 pub mod value;
 
@@ -53,6 +60,7 @@ use self::{
 pub use self::{
     parse::{MAX_BYTES, MAX_NESTING},
     position::{Fault, Position},
+    template::Template,
 };
 
 /// An expression that was checked.

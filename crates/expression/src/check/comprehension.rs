@@ -115,8 +115,9 @@ impl Checker<'_> {
         self.locals.push((local.to_owned(), element.clone()));
         let (body, transform, r#type) = match (form, bodies) {
             (Form::Map, [condition, transform]) => {
-                let condition = self.expect(condition, &Type::Bool, "the condition of map");
-                let transform = self.expression(transform);
+                let asked = condition;
+                let condition = self.expect(asked, &Type::Bool, "the condition of map");
+                let transform = self.knowing(asked, true, |this| this.expression(transform));
                 (condition, Some(transform.node), Type::list(transform.r#type))
             }
             (Form::Map, [transform, ..]) => {

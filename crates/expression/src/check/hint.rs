@@ -6,6 +6,10 @@ use crate::types::Type;
 pub(super) fn hint(actual: &Type, expected: &Type) -> String {
     match (actual, expected) {
         (Type::Unknown, _) => String::new(),
+        (Type::Nullable(value), expected) if value.is(expected) => {
+            "; it may be null: ask first, x != null ? x : ...".to_owned()
+        }
+        (Type::Json, _) => "; nothing is known of it: give it a type in the schema".to_owned(),
         (Type::Optional(value), expected) if value.is(expected) => {
             "; say what holds if there is none, with .orValue(...)".to_owned()
         }

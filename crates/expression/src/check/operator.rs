@@ -12,7 +12,7 @@ use super::{
 use crate::{
     environment::VariableId,
     node::{Kind, Node, Operator},
-    types::Type,
+    types::{Object, Type},
     value::Value,
 };
 
@@ -31,10 +31,12 @@ impl Checker<'_> {
                 } else {
                     "||"
                 };
-                let left = self.expect(left, &Type::Bool, &format!("the left of {symbol}"));
-                let right = self.expect(right, &Type::Bool, &format!("the right of {symbol}"));
-                let (left, right) = (Box::new(left), Box::new(right));
                 let and = name == operators::LOGICAL_AND;
+                let first = self.expect(left, &Type::Bool, &format!("the left of {symbol}"));
+                let second = self.knowing(left, and, |this| {
+                    this.expect(right, &Type::Bool, &format!("the right of {symbol}"))
+                });
+                let (left, right) = (Box::new(first), Box::new(second));
                 let kind = if and {
                     Kind::And(left, right)
                 } else {
@@ -48,9 +50,10 @@ impl Checker<'_> {
             }
             (operators::NEGATE, [operand]) => self.negate(at, operand),
             (operators::CONDITIONAL, [condition, then, otherwise]) => {
-                let condition = self.expect(condition, &Type::Bool, "the condition of ? :");
-                let first = self.expression(then);
-                let second = self.expression(otherwise);
+                let asked = condition;
+                let condition = self.expect(asked, &Type::Bool, "the condition of ? :");
+                let first = self.knowing(asked, true, |this| this.expression(then));
+                let second = self.knowing(asked, false, |this| this.expression(otherwise));
                 let r#type = self.same(&first.r#type, &second.r#type, otherwise, "both results of ? :");
                 let (first, second) = (Box::new(first.node), Box::new(second.node));
                 checked(r#type, at, Kind::Conditional(Box::new(condition), first, second))
@@ -141,7 +144,7 @@ impl Checker<'_> {
         let (needle, haystack) = (self.expression(needle), self.expression(haystack));
         let inside = match &haystack.r#type {
             Type::List(element) => (**element).clone(),
-            Type::Map(..) => {
+            Type::Map(..) | Type::Object(_) => {
                 let found = self.lookup(haystack, needle, needle_at, Access::Has);
                 return checked(found.r#type, at, found.node.kind);
             }
@@ -174,14 +177,28 @@ impl Checker<'_> {
         let at = operand.node.at;
         // An optional container gives an optional value.
         let (container, access) = match &operand.r#type {
-            Type::Optional(inner) if access == Access::Value => ((**inner).clone(), Access::Optional),
+            Type::Optional(inner) if access != Access::Has => ((**inner).clone(), Access::Optional),
             Type::Optional(inner) => ((**inner).clone(), access),
             other => (other.clone(), access),
         };
         let (expected, value) = match container {
             Type::Map(key, value) => (*key, *value),
             Type::List(element) => (Type::Int, *element),
+            Type::Object(object) => {
+                let Some(value) = self.field_of(&object, &key, key_at, access) else {
+                    return checked(Type::Unknown, at, operand.node.kind);
+                };
+                (Type::String, value)
+            }
             Type::Unknown => return checked(Type::Unknown, at, operand.node.kind),
+            Type::Json => {
+                let message = "nothing is known of this value; give it a type in the schema to look into it";
+                return self.refuse(key_at, message.to_owned());
+            }
+            Type::Nullable(inner) => {
+                let message = format!("this {inner} may be null; ask first: x != null ? x.field : ...");
+                return self.refuse(key_at, message);
+            }
             other => {
                 let message = format!("{other} has no fields and no elements; only maps and lists have");
                 return self.refuse(key_at, message);
@@ -196,7 +213,7 @@ impl Checker<'_> {
             return self.refuse(key_at, message);
         }
         let r#type = match access {
-            Access::Value => value,
+            Access::Value | Access::Known => value,
             Access::Optional => Type::optional(value),
             Access::Has => Type::Bool,
         };
@@ -204,19 +221,51 @@ impl Checker<'_> {
         checked(r#type, at, kind)
     }
 
+    /// The type of a field; none: there is a fault, which has been said.
+    fn field_of(&mut self, object: &Object, key: &Checked, key_at: usize, access: Access) -> Option<Type> {
+        let Kind::Literal(Value::String(name)) = &key.node.kind else {
+            let message =
+                "a field of an object is asked for by its name, in quotes: which one it is has to be known";
+            self.fault(key_at, message.to_owned());
+            return None;
+        };
+        let (r#type, is_required) = match (object.fields.get(&**name), &object.others) {
+            (Some(field), _) => (&field.r#type, field.is_required),
+            (None, Some(others)) => (others, false),
+            (None, None) => {
+                let names: Vec<&str> = object.fields.keys().map(String::as_str).collect();
+                let has = if names.is_empty() {
+                    "no fields".to_owned()
+                } else {
+                    names.join(", ")
+                };
+                self.fault(key_at, format!("there is no field {name}; there are: {has}"));
+                return None;
+            }
+        };
+        if access == Access::Value && !is_required {
+            let message = format!(
+                "{name} may not be there; give a default, .?{name}.orValue(...), or ask first, has(x.{name}) ? x.{name} : ..."
+            );
+            self.fault(key_at, message);
+            return None;
+        }
+        Some(r#type.clone())
+    }
+
     fn access(&mut self, operand: Node, key: Node, key_at: usize, access: Access) -> Kind {
         if let (Kind::Variable(id), Kind::Literal(Value::String(text))) = (&operand.kind, &key.kind) {
             self.check_case(*id, text, key_at);
             let (id, text) = (*id, text.clone().into_owned());
             return match access {
-                Access::Value => Kind::Entry(id, text),
+                Access::Value | Access::Known => Kind::Entry(id, text),
                 Access::Optional => Kind::OptionalEntry(id, text),
                 Access::Has => Kind::HasEntry(id, text),
             };
         }
         let (operand, key) = (Box::new(operand), Box::new(key));
         match access {
-            Access::Value => Kind::Index(operand, key),
+            Access::Value | Access::Known => Kind::Index(operand, key),
             Access::Optional => Kind::OptionalIndex(operand, key),
             Access::Has => Kind::HasKey(operand, key),
         }

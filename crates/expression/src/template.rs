@@ -1,0 +1,199 @@
+//! Text with expressions in it: `/orders/${input.order_id}/confirm`.
+//!
+//! A text that is one `${...}` and nothing else has the type of the expression: a number stays a number, a list a list. In any
+//! other, values are written into the text, so they have to be text, numbers or truth values. `$${` stands for `${`.
+
+use crate::{
+    Expression,
+    environment::Environment,
+    evaluate::{self, Bindings},
+    position::{Fault, Position},
+    types::Type,
+    value::Value,
+};
+
+/// A text that was checked.
+#[derive(Debug, Clone)]
+pub struct Template {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone)]
+enum Part {
+    Text(String),
+    Expression(Expression),
+}
+
+/// A part as it is written: text, or an expression and where it begins.
+enum Piece<'a> {
+    Text(String),
+    Expression(usize, &'a str),
+}
+
+impl Template {
+    /// Reads and checks a text. Positions of faults are those in the whole text.
+    ///
+    /// # Errors
+    /// Every fault of every expression, and of values that cannot be written into a text.
+    pub fn compile(source: &str, environment: &Environment) -> Result<Self, Vec<Fault>> {
+        let pieces = split(source).map_err(|fault| vec![fault])?;
+        let is_whole = matches!(pieces.as_slice(), [Piece::Expression(..)]);
+        let mut faults = Vec::new();
+        let mut parts = Vec::new();
+        for piece in pieces {
+            let (start, text) = match piece {
+                Piece::Text(text) => {
+                    parts.push(Part::Text(text));
+                    continue;
+                }
+                Piece::Expression(start, text) => (start, text),
+            };
+            match Expression::compile(text, environment, &[Type::Unknown]) {
+                Ok(expression) if is_whole || is_text(expression.r#type()) => {
+                    parts.push(Part::Expression(expression));
+                }
+                Ok(expression) => {
+                    let message = format!(
+                        "the value is {}, which cannot be written into a text{}",
+                        expression.r#type(),
+                        hint(expression.r#type())
+                    );
+                    faults.push(Fault {
+                        position: Position::of(source, start),
+                        message,
+                    });
+                }
+                Err(found) => faults.extend(found.into_iter().map(|fault| Fault {
+                    position: Position::of(source, start + fault.position.byte),
+                    message: fault.message,
+                })),
+            }
+        }
+        if faults.is_empty() {
+            Ok(Self { parts })
+        } else {
+            Err(faults)
+        }
+    }
+
+    /// The type of its values.
+    #[must_use]
+    pub fn r#type(&self) -> &Type {
+        match self.parts.as_slice() {
+            [Part::Expression(expression)] => expression.r#type(),
+            _ => &Type::String,
+        }
+    }
+
+    /// Whether it has no expressions: what it is worth is what is written.
+    #[must_use]
+    pub fn is_literal(&self) -> bool {
+        self.parts.iter().all(|part| matches!(part, Part::Text(_)))
+    }
+
+    /// Its expressions, in order.
+    pub fn expressions(&self) -> impl Iterator<Item = &Expression> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Text(_) => None,
+            Part::Expression(expression) => Some(expression),
+        })
+    }
+
+    /// Its value.
+    ///
+    /// # Errors
+    /// An expression has none.
+    pub fn evaluate<'v>(&'v self, bindings: &'v dyn Bindings) -> Result<Value<'v>, evaluate::Error> {
+        if let [Part::Expression(expression)] = self.parts.as_slice() {
+            return expression.evaluate(bindings);
+        }
+        let mut text = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(part) => text.push_str(part),
+                Part::Expression(expression) => match expression.evaluate(bindings)? {
+                    Value::String(part) => text.push_str(&part),
+                    Value::Int(number) => text.push_str(&number.to_string()),
+                    Value::Uint(number) => text.push_str(&number.to_string()),
+                    Value::Double(number) => text.push_str(&number.to_string()),
+                    Value::Bool(truth) => text.push_str(if truth { "true" } else { "false" }),
+                    _ => return Err(expression.wrong_type()),
+                },
+            }
+        }
+        Ok(Value::String(text.into()))
+    }
+}
+
+fn is_text(r#type: &Type) -> bool {
+    matches!(
+        r#type,
+        Type::String | Type::Int | Type::Uint | Type::Double | Type::Bool | Type::Unknown
+    )
+}
+
+fn hint(r#type: &Type) -> &'static str {
+    match r#type {
+        Type::Optional(_) => "; say what holds if there is none, with .orValue(...)",
+        Type::Nullable(_) => "; it may be null: ask first, x != null ? x : ...",
+        Type::Json => "; give it a type in the schema",
+        _ => "; write one of its fields or elements, or make it the whole value",
+    }
+}
+
+/// The text without marks, and the expressions.
+fn split(source: &str) -> Result<Vec<Piece<'_>>, Fault> {
+    let mut pieces = Vec::new();
+    let mut text = String::new();
+    let mut at = 0;
+    while let Some(found) = source[at..].find("${") {
+        let mark = at + found;
+        if source[at..mark].ends_with('$') {
+            // `$${`
+            text.push_str(&source[at..mark - 1]);
+            text.push_str("${");
+            at = mark + 2;
+            continue;
+        }
+        text.push_str(&source[at..mark]);
+        let start = mark + 2;
+        let Some(length) = end(&source[start..]) else {
+            return Err(Fault {
+                position: Position::of(source, mark),
+                message: "${ has no end; write ${...}, or $${ for these two signs themselves".to_owned(),
+            });
+        };
+        if !text.is_empty() {
+            pieces.push(Piece::Text(std::mem::take(&mut text)));
+        }
+        pieces.push(Piece::Expression(start, &source[start..start + length]));
+        at = start + length + 1;
+    }
+    text.push_str(&source[at..]);
+    if !text.is_empty() || pieces.is_empty() {
+        pieces.push(Piece::Text(text));
+    }
+    Ok(pieces)
+}
+
+/// Where the bracket that ends an expression is: not one of its maps, and not one in its texts.
+fn end(expression: &str) -> Option<usize> {
+    let mut depth = 0_usize;
+    let mut quote: Option<char> = None;
+    let mut characters = expression.char_indices();
+    while let Some((at, character)) = characters.next() {
+        match (quote, character) {
+            (Some(_), '\\') => {
+                characters.next();
+            }
+            (Some(open), _) if character == open => quote = None,
+            (Some(_), _) => {}
+            (None, '"' | '\'') => quote = Some(character),
+            (None, '{') => depth += 1,
+            (None, '}') if depth == 0 => return Some(at),
+            (None, '}') => depth -= 1,
+            (None, _) => {}
+        }
+    }
+    None
+}
