@@ -4,7 +4,7 @@
 
 use std::{
     io::Write as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
@@ -36,11 +36,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn golden(name: &str) -> PathBuf {
-    PathBuf::from(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../operator/desired/tests/golden/microservice"
-    ))
-    .join(name)
+    Path::new("../operator/desired/tests/golden/microservice").join(name)
 }
 
 #[test]

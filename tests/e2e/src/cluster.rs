@@ -90,7 +90,8 @@ pub fn xtask<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<String>
     };
     let output = command
         .args(arguments)
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        // Tests run in the folder of their package.
+        .current_dir("../..")
         .output()
         .context("failed to run xtask")?;
     if !output.status.success() {

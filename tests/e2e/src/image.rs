@@ -34,7 +34,7 @@ async fn once(built: &OnceCell<String>, name: &'static str, user: &'static str) 
 }
 
 fn build(name: &str, user: &str) -> Result<String> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/echo");
+    let source = Path::new("fixtures/echo");
     // A name of its own for each build: test processes may build at the same time.
     let binary: PathBuf = std::env::temp_dir().join(format!("trellis-e2e-{:016x}", rand::random::<u64>()));
     let output = Command::new("go")

@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn no_part_of_trellis_has_a_right_to_secrets_by_name_or_by_wildcard() {
-        let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests");
+        let manifests = Path::new("../manifests");
         let mut files = yaml_files(&manifests.join("base/operator")).unwrap();
         files.extend(yaml_files(&manifests.join("base/quota")).unwrap());
         files.push(manifests.join("install.yaml"));

@@ -16,7 +16,7 @@ use trellis_testkit::{
     wait,
 };
 
-const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests");
+const MANIFESTS: &str = "../../manifests";
 
 static STAGE: OnceCell<Mutex<Stage>> = OnceCell::const_new();
 

@@ -36,10 +36,7 @@ async fn two_operators_that_both_believe_to_lead_come_to_the_same_end_and_rest()
     let mut first = Operator::start(&stage.cluster, &Launch::default()).await;
     let (alone, _) = ends(&mut stage, &client, &rival, &mut [&mut first]).await;
 
-    let role = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../manifests/base/operator/role.yaml"
-    );
+    let role = "../../manifests/base/operator/role.yaml";
     let cluster = &stage.cluster;
     cluster.kubectl(&["create", "namespace", OTHER_LEASE]).unwrap();
     cluster
