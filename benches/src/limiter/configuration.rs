@@ -36,6 +36,7 @@ pub fn trellis(port: u16, app_port: u16, limits: Limits) -> Document {
                 kind: ListenerKind::Inbound(Inbound {
                     app_port,
                     protocol: Protocol::Http1,
+                    bulkhead: None,
                 }),
             }],
             outbound: Vec::new(),

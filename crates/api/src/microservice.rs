@@ -31,7 +31,7 @@ pub use self::{
     dependency::Dependency,
     gateway::{FromNamespaces, Gateway, GatewayListener, GatewayRoutes},
     metadata::PodMetadata,
-    port::{Port, Protocol},
+    port::{Port, PortBulkhead, Protocol},
     probe::{Probe, Probes},
     proxies::{Laggard, LaggardReason, Proxies},
     resilience::{

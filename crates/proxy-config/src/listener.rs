@@ -1,6 +1,7 @@
 //! Listeners: where requests come in.
 
 use serde::{Deserialize, Serialize};
+use trellis_resilience::bulkhead;
 
 use crate::{ClusterName, Protocol, Route};
 
@@ -40,6 +41,9 @@ pub struct Inbound {
     pub app_port: u16,
     /// What the app speaks.
     pub protocol: Protocol,
+    /// How many requests it works on at once; None: as many as come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bulkhead: Option<bulkhead::Settings>,
 }
 
 /// A name that the outbound listener answers to.

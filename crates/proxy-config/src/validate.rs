@@ -106,6 +106,13 @@ fn check_listeners(document: &Document, faults: &mut Faults) {
     let mut ports = BTreeSet::new();
     for (i, listener) in config.listeners.iter().enumerate() {
         let at = format!("config.listeners[{i}]");
+        if let ListenerKind::Inbound(inbound) = &listener.kind
+            && let Some(bulkhead) = &inbound.bulkhead
+        {
+            for fault in bulkhead.faults() {
+                faults.add(format!("{at}.inbound"), fault.to_string());
+            }
+        }
         if listener.port == 0 {
             faults.add(format!("{at}.port"), "is 0");
         }

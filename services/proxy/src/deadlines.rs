@@ -23,7 +23,7 @@ use std::{
 
 use tower::Service;
 use trellis_resilience::{
-    deadline::{Call, Elapsed, wire},
+    deadline::{Call, CallerEnd, Elapsed, wire},
     drive::BoxFuture,
 };
 
@@ -141,16 +141,23 @@ where
                 answered.await
             });
         };
-        let headers = request.headers_mut();
-        let left = until.saturating_duration_since(Instant::now());
-        let call = Call::of(headers);
-        wire::write(headers, call, Some(left));
+        request.extensions_mut().insert(CallerEnd(until));
+        tell(&mut request);
         let answered = self.inner.call(request);
         Box::pin(async move {
             let _noted = noted;
             let answered = tokio::time::timeout_at(until.into(), answered).await;
             answered.unwrap_or_else(|_| Err(Elapsed::Request.into()))
         })
+    }
+}
+
+/// Tells the app how long its caller still waits.
+pub(crate) fn tell(request: &mut Request) {
+    if let Some(CallerEnd(end)) = request.extensions().get().copied() {
+        let left = end.saturating_duration_since(Instant::now());
+        let headers = request.headers_mut();
+        wire::write(headers, Call::of(headers), Some(left));
     }
 }
 

@@ -8,6 +8,7 @@ use trellis_chassis::drain;
 
 use crate::{
     body::Request,
+    bulkhead,
     connection::Stack,
     deadlines::Deadlines,
     direction::Direction,
@@ -41,6 +42,7 @@ pub(crate) fn stack(
         })
         .layer(limits::layer(&listener))
         .layer(deadlines.layer())
+        .layer(bulkhead::layer(&listener))
         .service(Forward);
     stack::build(
         Direction::Inbound,

@@ -26,6 +26,7 @@ mod admission;
 mod answer;
 mod balance;
 mod body;
+mod bulkhead;
 mod check;
 mod cluster;
 mod configuration;

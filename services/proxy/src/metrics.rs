@@ -13,6 +13,7 @@
 //! | `endpoint_circuit_breaker_state` | cluster, endpoint |
 //! | `retries_total`, `retries_out_of_budget_total`, `fallbacks_total` | cluster |
 //! | `bulkhead_requests`, `bulkhead_waiting` | cluster |
+//! | `inbound_bulkhead_requests`, `inbound_bulkhead_waiting` | port |
 //! | `rate_limit_refused_total`, `rate_limit_shadow_refused_total`, `rate_limit_keys`, `rate_limit_keys_evicted_total`, `rate_limit_leased_keys` | policy, limit, route |
 //!
 //! Bounded: service and route come from the document in use, methods are the registered ones or `_OTHER`. What a new

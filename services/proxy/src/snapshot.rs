@@ -15,9 +15,10 @@ use std::{
 };
 
 use trellis_proxy_config::{
-    Cluster as ClusterSettings, ClusterName, Document, Inbound, ListenerKind, Route as RouteSettings,
-    ValidDocument, path,
+    Cluster as ClusterSettings, ClusterName, Document, Inbound, Listener as ListenerSettings, ListenerKind,
+    Route as RouteSettings, ValidDocument, path,
 };
+use trellis_resilience::bulkhead::{self, layer::SharedBulkhead};
 
 use crate::{
     cluster::Cluster,
@@ -69,6 +70,8 @@ pub(crate) struct Listener {
     pub(crate) gateways: Vec<Arc<Cluster>>,
     /// How much comes in.
     pub(crate) limits: Arc<Limits>,
+    /// How much of it the app works on at once.
+    pub(crate) bulkhead: Option<SharedBulkhead>,
 }
 
 /// Where the requests of a listener go.
@@ -149,6 +152,7 @@ impl Snapshot {
             };
             listeners.push(Arc::new(Listener {
                 port: listener.port,
+                bulkhead: bulkhead(listener, previous),
                 labels,
                 serves,
                 gateways: gateways.clone(),
@@ -184,10 +188,15 @@ impl Snapshot {
         listeners.chain(outbound).chain([&unmatched]).cloned().collect()
     }
 
-    /// Lets limits and clusters that were carried over take what the document says about them, and finds for all clusters those
+    /// Lets limits, bulkheads and clusters that were carried over take what the document says about them, and finds for all clusters those
     /// that answer instead. To be called once the snapshot is in use.
     pub(crate) fn settle(&self) {
         self.limits.settle(limits::now());
+        for (listener, settings) in self.listeners.iter().zip(&self.document.config.listeners) {
+            if let (Some(bulkhead), Some(settings)) = (&listener.bulkhead, bulkhead_settings(settings)) {
+                bulkhead.reconfigure(settings.clone());
+            }
+        }
         for (name, settings) in &self.document.config.clusters {
             if let Some(cluster) = self.clusters.get(name) {
                 cluster.set_policies(settings, |other| self.clusters.get(other));
@@ -243,6 +252,24 @@ fn app(name: &str, inbound: &Inbound, port: u16, previous: Option<&Snapshot>) ->
         || Arc::new(Cluster::app(name, inbound.app_port, inbound.protocol)),
         Arc::clone,
     )
+}
+
+/// The bulkhead in front of the app. The one of the same port goes on, with who is in and who waits.
+fn bulkhead(listener: &ListenerSettings, previous: Option<&Snapshot>) -> Option<SharedBulkhead> {
+    let settings = bulkhead_settings(listener)?;
+    let before = previous
+        .iter()
+        .flat_map(|previous| &previous.listeners)
+        .find(|before| before.port == listener.port)
+        .and_then(|before| before.bulkhead.clone());
+    Some(before.unwrap_or_else(|| SharedBulkhead::new(settings.clone())))
+}
+
+fn bulkhead_settings(listener: &ListenerSettings) -> Option<&bulkhead::Settings> {
+    match &listener.kind {
+        ListenerKind::Inbound(inbound) => inbound.bulkhead.as_ref(),
+        ListenerKind::Gateway { .. } => None,
+    }
 }
 
 fn paths(

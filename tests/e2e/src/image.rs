@@ -42,7 +42,7 @@ fn build(name: &str, user: &str) -> Result<String> {
         .arg(&binary)
         .arg(".")
         .env("CGO_ENABLED", "0")
-        .current_dir(&source)
+        .current_dir(source)
         .output()
         .context("failed to run go; the tests' own image is written in Go")?;
     if !output.status.success() {

@@ -15,6 +15,9 @@ use trellis_api::{
     names::{CONTAINER_APP, CONTAINER_PROXY, PORT_GATEWAY_OFFSET, PORT_INBOUND, target_port},
 };
 use trellis_proxy_config::{self as proxy, Document, ListenerKind};
+use trellis_resilience::bulkhead;
+
+use super::resilience;
 
 /// A port of a Microservice.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub(super) struct MeshPort {
     pub protocol: Protocol,
     /// Where the proxy in the pod listens for it; None if it is not proxied.
     pub proxy_port: Option<u16>,
+    /// How many requests the app works on at once; None: as many as come.
+    pub bulkhead: Option<bulkhead::Settings>,
 }
 
 /// The ports of any Microservice, with the sidecar's ports as its status has them, or as they are at first.
@@ -40,6 +45,7 @@ pub(super) fn of(cr: &Microservice) -> Vec<MeshPort> {
                 number: listener.port,
                 protocol: listener.protocol.unwrap_or_default(),
                 proxy_port: listener.port.checked_add(PORT_GATEWAY_OFFSET),
+                bulkhead: None,
             })
             .collect();
     }
@@ -159,6 +165,7 @@ pub(super) fn assign(ports: &[Port], known: &[Known]) -> Vec<MeshPort> {
                 number: port.port,
                 protocol: port.protocol(),
                 proxy_port,
+                bulkhead: port.bulkhead.as_ref().map(resilience::of_port),
             }
         })
         .collect()
@@ -189,6 +196,7 @@ mod tests {
             name: name.to_owned(),
             port: number,
             protocol: Some(protocol),
+            bulkhead: None,
         }
     }
 

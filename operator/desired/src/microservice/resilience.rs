@@ -6,7 +6,8 @@ use http::Method;
 use trellis_api::{
     Microservice,
     microservice::{
-        Bulkhead, CircuitBreaker, Dependency, Fallback, Resilience, Retry, RetryBudget, RetryCondition,
+        Bulkhead, CircuitBreaker, Dependency, Fallback, PortBulkhead, Resilience, Retry, RetryBudget,
+        RetryCondition,
     },
 };
 use trellis_proxy_config::{self as proxy, ClusterName};
@@ -157,6 +158,15 @@ fn bulkhead_of(settings: &Bulkhead) -> bulkhead::Settings {
         max_waiting: settings.max_queue.unwrap_or(usual.max_waiting),
         max_wait: time_or(settings.queue_timeout, usual.max_wait),
     }
+}
+
+/// The bulkhead around the app at a port.
+pub(super) fn of_port(settings: &PortBulkhead) -> bulkhead::Settings {
+    bulkhead_of(&Bulkhead {
+        max_concurrent: Some(settings.max_concurrent),
+        max_queue: settings.max_queue,
+        queue_timeout: settings.queue_timeout,
+    })
 }
 
 fn some_or(given: Option<u32>, usual: NonZeroU32) -> NonZeroU32 {

@@ -7,7 +7,7 @@ use trellis_api::condition::{ConditionType, PolicyConditionType, PolicyReason, R
 #[test]
 fn the_reference_explains_every_condition_and_reason() {
     let path = Path::new("../../docs/reference/conditions.md");
-    let page = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let page = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let names = variants::<ConditionType>()
         .into_iter()
         .chain(variants::<Reason>());
@@ -28,7 +28,7 @@ fn variants<T: strum::IntoEnumIterator + AsRef<str>>() -> Vec<String> {
 #[test]
 fn the_reference_explains_every_condition_and_reason_of_a_policy() {
     let path = Path::new("../../docs/reference/rate-limit-policy.md");
-    let page = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let page = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let (_, status) = page.split_once("## Status").unwrap();
     let (types, reasons) = status.split_once("| reason |").unwrap();
     for (names, part) in [

@@ -35,6 +35,11 @@ struct EndpointLabels {
 }
 
 #[derive(Debug, Clone, EncodeLabelSet)]
+struct PortLabels {
+    port: String,
+}
+
+#[derive(Debug, Clone, EncodeLabelSet)]
 struct LimitLabels {
     policy: String,
     limit: String,
@@ -43,6 +48,9 @@ struct LimitLabels {
 
 /// What a cluster is asked for.
 type Figure<T> = fn(&Cluster) -> Option<T>;
+
+/// What is asked of a bulkhead's load: who is in, and who waits.
+type Load = fn((u32, usize)) -> i64;
 
 /// What a limit is asked for: of what happened by it, how many counters it has and how many were forgotten.
 type LimitFigure = fn(&Tallies, usize, u64) -> u64;
@@ -122,11 +130,45 @@ impl Collector for OfPolicies {
                 }
             }
         }
+        encode_bulkheads(snapshot.as_deref(), &mut encoder)?;
         encode_limits(
             &snapshot.map(|snapshot| Arc::clone(&snapshot.limits)),
             &mut encoder,
         )
     }
+}
+
+fn encode_bulkheads(
+    snapshot: Option<&Snapshot>,
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<(), fmt::Error> {
+    let gauges: [(&str, &str, Load); 2] = [
+        (
+            "inbound_bulkhead_requests",
+            "Requests that the app works on, to the end of the response's body",
+            |(inside, _)| inside.into(),
+        ),
+        (
+            "inbound_bulkhead_waiting",
+            "Requests that wait for the app to be done with others",
+            |(_, waiting)| i64::try_from(waiting).unwrap_or(i64::MAX),
+        ),
+    ];
+    for (name, help, figure) in gauges {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for listener in snapshot.iter().flat_map(|snapshot| &snapshot.listeners) {
+            let Some(bulkhead) = &listener.bulkhead else {
+                continue;
+            };
+            let labels = PortLabels {
+                port: listener.labels.route.to_string(),
+            };
+            metric
+                .encode_family(&labels)?
+                .encode_gauge(&figure(bulkhead.load()))?;
+        }
+    }
+    Ok(())
 }
 
 fn encode_limits(

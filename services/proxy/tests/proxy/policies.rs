@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -11,7 +11,7 @@ use std::{
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use trellis_proxy_config::{Cluster, Document, Fallback, Protocol, StaticAnswer};
 
 use crate::support::{
@@ -396,6 +396,120 @@ async fn a_full_bulkhead_refuses_at_once_and_a_place_is_kept_until_the_end_of_th
     })
     .await;
     assert_eq!(user.came(), 2, "nobody else has come in");
+}
+
+#[tokio::test]
+async fn a_bulkhead_in_front_of_the_app_lets_wait_what_limits_have_let_in() {
+    let turns = Arc::new(Semaphore::new(0));
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let (next, noted) = (Arc::clone(&turns), Arc::clone(&told));
+    let app = Backend::start(move |request: Request<Incoming>| {
+        let left = request
+            .headers()
+            .get("trellis-deadline-ms")
+            .map(|left| left.to_str().unwrap().parse::<u64>().unwrap());
+        noted.lock().unwrap().push(left);
+        let next = Arc::clone(&next);
+        async move {
+            next.acquire().await.unwrap().forget();
+            text("done")
+        }
+    })
+    .await;
+    let port = free_port();
+    let document = |version, places: u32, wait: u32| {
+        let settings = json!({"maxConcurrent": places, "maxWaiting": 1, "maxWait": wait});
+        let limits = json!([{"policy": "limits", "generation": 1, "name": "all", "rule":
+            {"rates": {"algorithm": "SlidingWindow", "rates": [{"limit": 5, "window": 600_000}]}}}]);
+        let mut config = document::sidecar()
+            .inbound(port, app.address, Protocol::Http1)
+            .bulkhead(serde_json::from_value(settings).unwrap())
+            .build()
+            .config;
+        config.limits = serde_json::from_value(limits).unwrap();
+        Document::new(version, config)
+    };
+    let setup = Setup::with(&document(1, 1, 60_000));
+    let proxy = setup.start().await;
+    proxy.ready().await;
+    let ask = async |deadline: Option<u32>| {
+        let mut request = get("/x");
+        if let Some(left) = deadline {
+            request.headers_mut().insert("trellis-deadline-ms", left.into());
+        }
+        Client::http1(local(port)).await.send(request).await
+    };
+    let counts = async |figures: &[&str]| {
+        eventually("the figures are as expected", || async {
+            let metrics = proxy.metrics().await;
+            let has = |line: &&str| metrics.lines().any(|it| it == *line);
+            figures.iter().all(has).then_some(())
+        })
+        .await;
+    };
+    let one_in = "inbound_bulkhead_requests{port=\"p0\"} 1";
+    let one_waits = "inbound_bulkhead_waiting{port=\"p0\"} 1";
+    let none_waits = "inbound_bulkhead_waiting{port=\"p0\"} 0";
+
+    // One is in, one waits, the third is sent away; who asks learns that somebody is alive.
+    tokio::join!(
+        async { assert_eq!(ask(Some(30_000)).await.status(), 200, "the first") },
+        async {
+            counts(&[one_in]).await;
+            assert_eq!(ask(Some(30_000)).await.status(), 200, "the second");
+        },
+        async {
+            counts(&[one_in, one_waits]).await;
+            let refused = ask(None).await;
+            assert_eq!(refused.status(), 503);
+            assert_eq!(refused.header("x-trellis-reason"), Some("bulkhead_full"));
+            assert_eq!(refused.header("retry-after"), Some("1"));
+            assert_eq!(told.lock().unwrap().len(), 1, "who waits is not at the app");
+            turns.add_permits(1);
+            counts(&[one_in, none_waits]).await;
+            turns.add_permits(1);
+        },
+    );
+    let left: Vec<u64> = told.lock().unwrap().iter().map(|left| left.unwrap()).collect();
+    assert!(
+        left[1] < left[0].min(30_000),
+        "the wait is not told as time that is left: {left:?}"
+    );
+
+    // A wait ends when its caller's time is up, and who is refused by a limit takes no place.
+    tokio::join!(
+        async { assert_eq!(ask(None).await.status(), 200, "the fourth") },
+        async {
+            counts(&[one_in]).await;
+            let late = ask(Some(50)).await;
+            assert_eq!(late.header("x-trellis-reason"), Some("deadline_exceeded"));
+            counts(&[one_in, none_waits]).await;
+            assert_eq!(ask(None).await.status(), 429, "the sixth");
+            turns.add_permits(1);
+        },
+    );
+    assert_eq!(told.lock().unwrap().len(), 3);
+
+    // An edit lets in who waits.
+    setup.write(&{
+        let mut config = document(2, 1, 60_000).config;
+        config.limits.clear();
+        Document::new(2, config)
+    });
+    proxy.uses(2).await;
+    tokio::join!(
+        async { assert_eq!(ask(None).await.status(), 200, "the first after the edit") },
+        async {
+            counts(&[one_in]).await;
+            assert_eq!(ask(None).await.status(), 200, "who waited");
+        },
+        async {
+            counts(&[one_in, one_waits]).await;
+            setup.write(&document(3, 2, 60_000));
+            counts(&["inbound_bulkhead_requests{port=\"p0\"} 2", none_waits]).await;
+            turns.add_permits(2);
+        },
+    );
 }
 
 #[tokio::test]

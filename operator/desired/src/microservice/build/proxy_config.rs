@@ -110,6 +110,7 @@ fn inbound(service: &ServiceRole) -> Vec<Listener> {
                 kind: ListenerKind::Inbound(Inbound {
                     app_port: port.number,
                     protocol: ports::proxy_protocol(port.protocol)?,
+                    bulkhead: port.bulkhead.clone(),
                 }),
             })
         })

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use trellis_api::{
     MicroserviceSpec,
+    microservice::{Port, PortBulkhead},
     names::{MAX_PORTS, RESERVED_PORTS, TARGET_PORT_PREFIX},
 };
 
 use super::{Problems, syntax};
+use crate::microservice::resilience;
 
 pub(super) fn check(spec: &MicroserviceSpec, problems: &mut Problems) {
     if spec.ports.len() > MAX_PORTS {
@@ -57,6 +59,9 @@ pub(super) fn check(spec: &MicroserviceSpec, problems: &mut Problems) {
                 ),
             );
         }
+        if let Some(bulkhead) = &port.bulkhead {
+            check_bulkhead(&format!("spec.ports[{i}].bulkhead"), port, bulkhead, problems);
+        }
         if let Some(first) = numbers.insert(port.port, i) {
             problems.error(
                 &field,
@@ -66,6 +71,25 @@ pub(super) fn check(spec: &MicroserviceSpec, problems: &mut Problems) {
                 ),
             );
         }
+    }
+}
+
+fn check_bulkhead(field: &str, port: &Port, bulkhead: &PortBulkhead, problems: &mut Problems) {
+    if !port.protocol().is_proxied() {
+        problems.error(
+            field,
+            "a TCP port is not proxied, so nothing can wait in front of it: remove bulkhead, or say what is spoken in protocol",
+        );
+    }
+    if bulkhead.max_concurrent == 0 {
+        problems.error(
+            format!("{field}.maxConcurrent"),
+            "0 lets nobody in: use 1 to 1000000",
+        );
+    }
+    for fault in resilience::of_port(bulkhead).faults() {
+        let name = fault.field.trim_start_matches("bulkhead.");
+        problems.error(format!("{field}.{name}"), fault.message);
     }
 }
 

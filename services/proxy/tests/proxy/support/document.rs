@@ -6,6 +6,7 @@ use trellis_proxy_config::{
     Cluster, ClusterName, Config, Document, Identity, Inbound, Listener, ListenerKind, Origin, OutboundRoute,
     Protocol, Rewrite, Role, Route, Stream, cluster::Dns,
 };
+use trellis_resilience::bulkhead;
 
 /// A document that is put together step by step.
 #[derive(Debug, Clone)]
@@ -71,9 +72,20 @@ impl Builder {
         let kind = ListenerKind::Inbound(Inbound {
             app_port: app.port(),
             protocol,
+            bulkhead: None,
         });
         let name = format!("p{}", self.config.listeners.len());
         self.config.listeners.push(Listener { name, port, kind });
+        self
+    }
+
+    /// So many requests at once to the app at the last port, and so many that wait.
+    pub fn bulkhead(mut self, settings: bulkhead::Settings) -> Self {
+        let Some(ListenerKind::Inbound(inbound)) = self.config.listeners.last_mut().map(|it| &mut it.kind)
+        else {
+            panic!("there is no port yet that leads to the app");
+        };
+        inbound.bulkhead = Some(settings);
         self
     }
 
