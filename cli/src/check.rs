@@ -5,10 +5,10 @@ use std::{collections::BTreeSet, path::Path, sync::Arc};
 use kube::Resource;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use trellis_api::{GROUP, Microservice, Problem, RateLimitPolicy, Severity, VERSION};
+use trellis_api::{GROUP, Microservice, Problem, RateLimitPolicy, Saga, Severity, VERSION};
 use trellis_operator_desired::{
     microservice::{self, Fetched, Settings},
-    rate_limit,
+    rate_limit, saga,
 };
 
 use crate::{
@@ -20,12 +20,16 @@ use crate::{
 
 const MICROSERVICE: &str = "Microservice";
 const POLICY: &str = "RateLimitPolicy";
+const SAGA: &str = "Saga";
+/// Our kinds, as messages name them.
+const KINDS: [&str; 3] = [MICROSERVICE, POLICY, SAGA];
 
 /// The schema of each kind.
 #[derive(Default)]
 struct Schemas {
     microservice: Value,
     policy: Value,
+    saga: Value,
 }
 
 /// Why nothing could be checked.
@@ -49,6 +53,8 @@ pub struct Checked {
     pub microservices: Vec<Arc<Microservice>>,
     /// Rate limit policies without errors.
     pub policies: Vec<Arc<RateLimitPolicy>>,
+    /// Sagas without errors.
+    pub sagas: Vec<Arc<Saga>>,
     /// How many there were, with or without faults.
     pub count: usize,
     /// Every fault and hint.
@@ -104,7 +110,7 @@ pub fn check(input: &args::Input) -> Result<Checked, Error> {
 
 fn nothing_in(path: &Path) -> Finding {
     let file = manifest::name(path);
-    Finding::of_file(&file, &format!("no Microservice or RateLimitPolicy in {file}"))
+    Finding::of_file(&file, &format!("no {} in {file}", KINDS.join(", ")))
 }
 
 fn check_manifest(manifest: &Manifest, schemas: &Schemas, namespace: &str, checked: &mut Checked) {
@@ -119,13 +125,19 @@ fn check_manifest(manifest: &Manifest, schemas: &Schemas, namespace: &str, check
         return;
     }
     checked.count += 1;
-    let is_policy = document["kind"] == POLICY;
-    let (cr, policy, problems) = if is_policy {
+    let mut objects = Objects::default();
+    let problems = if document["kind"] == POLICY {
         let (policy, problems) = policy(document, &schemas.policy, namespace);
-        (None, policy, problems)
+        objects.policy = policy;
+        problems
+    } else if document["kind"] == SAGA {
+        let (saga, problems) = saga(document, &schemas.saga, namespace);
+        objects.saga = saga;
+        problems
     } else {
-        let (cr, problems) = microservice(document, &schemas.microservice, namespace);
-        (cr, None, problems)
+        let (microservice, problems) = microservice(document, &schemas.microservice, namespace);
+        objects.microservice = microservice;
+        problems
     };
     let findings = manifest
         .duplicates
@@ -134,26 +146,35 @@ fn check_manifest(manifest: &Manifest, schemas: &Schemas, namespace: &str, check
         .chain(problems)
         .map(|problem| Finding::of_object(&manifest.file, document, problem));
     checked.findings.extend(findings);
-    if let Some(cr) = cr.filter(|_| manifest.duplicates.is_empty()) {
-        checked.microservices.push(Arc::new(cr));
-        if let Some(finding) = duplicate(manifest, &mut checked.microservices) {
-            checked.findings.push(finding);
-        }
+    if manifest.duplicates.is_empty() {
+        let twice = [
+            keep(objects.microservice, manifest, &mut checked.microservices),
+            keep(objects.policy, manifest, &mut checked.policies),
+            keep(objects.saga, manifest, &mut checked.sagas),
+        ];
+        checked.findings.extend(twice.into_iter().flatten());
     }
-    if let Some(policy) = policy.filter(|_| manifest.duplicates.is_empty()) {
-        checked.policies.push(Arc::new(policy));
-        if let Some(finding) = duplicate(manifest, &mut checked.policies) {
-            checked.findings.push(finding);
-        }
-    }
+}
+
+/// An object of one of the kinds, if it can be acted on.
+#[derive(Default)]
+struct Objects {
+    microservice: Option<Microservice>,
+    policy: Option<RateLimitPolicy>,
+    saga: Option<Saga>,
+}
+
+/// Keeps an object, unless there is one of its name already.
+fn keep<K: Resource>(object: Option<K>, manifest: &Manifest, objects: &mut Vec<Arc<K>>) -> Option<Finding> {
+    objects.push(Arc::new(object?));
+    duplicate(manifest, objects)
 }
 
 /// Objects of other groups are nobody's business here.
 fn is_ours(document: &Value) -> bool {
     let group = |api_version: &str| api_version.split('/').next() == Some(GROUP);
     !document.is_object()
-        || document["kind"] == MICROSERVICE
-        || document["kind"] == POLICY
+        || KINDS.iter().any(|kind| document["kind"] == *kind)
         || document["apiVersion"].as_str().is_some_and(group)
         || document["apiVersion"].is_null()
         || document["kind"].is_null()
@@ -189,6 +210,16 @@ fn policy(document: &Value, schema: &Value, namespace: &str) -> (Option<RateLimi
     }
     let has_errors = problems.iter().any(|problem| problem.severity == Severity::Error);
     (policy.filter(|_| !has_errors), problems)
+}
+
+/// The saga, if it can be acted on, and its problems.
+fn saga(document: &Value, schema: &Value, namespace: &str) -> (Option<Saga>, Vec<Problem>) {
+    let (saga, mut problems) = read::<Saga>(document, schema, namespace);
+    if let Some(saga) = &saga {
+        problems.extend(saga::compile(saga).err().into_iter().flatten());
+    }
+    let has_errors = problems.iter().any(|problem| problem.severity == Severity::Error);
+    (saga.filter(|_| !has_errors), problems)
 }
 
 /// The object as its type, if it can be read, and where it does not fit the schema.
@@ -235,10 +266,10 @@ fn header(document: &Value) -> Vec<Problem> {
             format!("is {}: use {version}", document["apiVersion"]),
         ));
     }
-    if document["kind"] != MICROSERVICE && document["kind"] != POLICY {
+    if KINDS.iter().all(|kind| document["kind"] != *kind) {
         problems.push(Problem::error(
             "kind",
-            format!("is {}: use {MICROSERVICE} or {POLICY}", document["kind"]),
+            format!("is {}: use one of {}", document["kind"], KINDS.join(", ")),
         ));
     }
     problems
@@ -272,6 +303,7 @@ fn schemas() -> Result<Schemas, serde_json::Error> {
         match kind.as_str() {
             MICROSERVICE => schemas.microservice = schema,
             POLICY => schemas.policy = schema,
+            SAGA => schemas.saga = schema,
             _ => {}
         }
     }

@@ -147,6 +147,41 @@ pub enum PolicyReason {
     Pending,
 }
 
+/// Types of the conditions of a Saga.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, AsRefStr, Display, EnumIter, EnumString,
+)]
+pub enum SagaConditionType {
+    /// The definition has no faults.
+    Accepted,
+    /// Every Microservice and port that it calls exists.
+    ParticipantsResolved,
+    /// The engine has the newest revision.
+    Programmed,
+    /// Runs of the newest revision can be started.
+    Ready,
+}
+
+/// Reasons of the conditions of a Saga.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, AsRefStr, Display, EnumIter, EnumString,
+)]
+pub enum SagaReason {
+    /// The definition has no faults.
+    Accepted,
+    /// The definition has faults; `status.problems` has each with its field path. The last good revision stays what runs are made
+    /// of.
+    Invalid,
+    /// The revision could not be written; the message has the answer of the API server.
+    ApplyFailed,
+    /// Every Microservice and port exists.
+    Resolved,
+    /// A Microservice or one of its ports does not exist, or the port speaks no HTTP.
+    ParticipantNotFound,
+    /// There is no saga engine in the cluster.
+    EngineNotInstalled,
+}
+
 /// `True`, `False` and `Unknown` of a condition.
 pub mod status {
     /// The condition holds.

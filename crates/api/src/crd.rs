@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     Microservice, MicroserviceSpec, MicroserviceStatus, RateLimitPolicy, RateLimitPolicySpec,
-    RateLimitPolicyStatus, microservice::UNOBSERVED,
+    RateLimitPolicyStatus, Saga, SagaSpec, SagaStatus, microservice::UNOBSERVED,
 };
 
 /// Every CustomResourceDefinition of Trellis, in the order in which they are applied.
@@ -23,6 +23,7 @@ pub fn crds() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
     Ok(vec![
         tidy::<MicroserviceSpec, MicroserviceStatus>(Microservice::crd())?,
         tidy::<RateLimitPolicySpec, RateLimitPolicyStatus>(RateLimitPolicy::crd())?,
+        tidy::<SagaSpec, SagaStatus>(Saga::crd())?,
     ])
 }
 

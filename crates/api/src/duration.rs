@@ -1,4 +1,4 @@
-//! A length of time as a user writes it: `500ms`, `2s`, `1m30s`, `1h` (the format of Gateway API's GEP-2257).
+//! A length of time as a user writes it: `500ms`, `2s`, `1m30s`, `1h`, `7d` (the format of Gateway API's GEP-2257, and days).
 
 use std::{fmt, str::FromStr};
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A non-negative duration with millisecond resolution.
 ///
-/// Written as one to four groups of digits with a unit (`h`, `m`, `s`, `ms`), largest first. It is printed in the
+/// Written as one to five groups of digits with a unit (`d`, `h`, `m`, `s`, `ms`), largest first; a day is 24 hours. It is printed in the
 /// same form, so a value survives a round trip unchanged in meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Duration {
@@ -16,7 +16,9 @@ pub struct Duration {
 
 /// Why a text is no duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("failed to read {0:?} as a duration; write digits with a unit, for example 500ms, 2s, 1m30s or 1h")]
+#[error(
+    "failed to read {0:?} as a duration; write digits with a unit, for example 500ms, 2s, 1m30s, 1h or 7d"
+)]
 pub struct Error(String);
 
 impl Duration {
@@ -61,6 +63,7 @@ impl FromStr for Duration {
             let letters = tail.len() - tail.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
             let (unit, tail) = tail.split_at(letters);
             let unit = match unit {
+                "d" => 86_400_000,
                 "h" => 3_600_000,
                 "m" => 60_000,
                 "s" => 1_000,
@@ -90,7 +93,13 @@ impl fmt::Display for Duration {
             return f.write_str("0s");
         }
         let mut rest = self.millis;
-        for (unit, name) in [(3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")] {
+        for (unit, name) in [
+            (86_400_000, "d"),
+            (3_600_000, "h"),
+            (60_000, "m"),
+            (1_000, "s"),
+            (1, "ms"),
+        ] {
             let count = rest / unit;
             rest %= unit;
             if count > 0 {
@@ -129,7 +138,7 @@ impl JsonSchema for Duration {
             "type": "string",
             "minLength": 1,
             "maxLength": 32,
-            "pattern": "^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?([0-9]{1,5}ms)?$",
+            "pattern": "^([0-9]{1,5}d)?([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?([0-9]{1,5}ms)?$",
         })
     }
 }
@@ -140,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_duration_survives_a_round_trip() {
-        for text in ["500ms", "2s", "1m30s", "1h", "1h2m3s4ms", "0s"] {
+        for text in ["500ms", "2s", "1m30s", "1h", "1h2m3s4ms", "7d", "1d12h", "0s"] {
             assert_eq!(
                 text.parse::<Duration>().map(|d| d.to_string()),
                 Ok(text.to_owned())
@@ -150,7 +159,9 @@ mod tests {
 
     #[test]
     fn units_are_each_used_once_and_largest_first() {
-        for text in ["", "5", "s", "1s1m", "1s1s", "-1s", "1.5s", "1d", "123456s"] {
+        for text in [
+            "", "5", "s", "1s1m", "1s1s", "-1s", "1.5s", "1w", "1h1d", "123456s",
+        ] {
             assert!(text.parse::<Duration>().is_err(), "{text:?} was accepted");
         }
     }

@@ -7,6 +7,7 @@
 //! microservice        MicroserviceSpec, MicroserviceStatus, the CRD
 //! microservice/*      one file a group of fields
 //! rate_limit_policy   RateLimitPolicySpec, RateLimitPolicyStatus, the CRD
+//! saga                SagaSpec, SagaStatus, the CRD
 //! condition           condition types and reasons (stable enums; docs/reference/conditions.md lists them)
 //! problem             a fault with its field path
 //! names               labels, annotations, child names, ports that Trellis reserves
@@ -22,6 +23,7 @@ pub mod names;
 pub mod problem;
 pub mod quantity;
 pub mod rate_limit_policy;
+pub mod saga;
 
 pub use crd::crds;
 pub use duration::Duration;
@@ -29,6 +31,7 @@ pub use microservice::{Microservice, MicroserviceSpec, MicroserviceStatus};
 pub use problem::{Problem, Severity};
 pub use quantity::Quantity;
 pub use rate_limit_policy::{RateLimitPolicy, RateLimitPolicySpec, RateLimitPolicyStatus};
+pub use saga::{Saga, SagaSpec, SagaStatus};
 
 /// API group of every Trellis kind.
 pub const GROUP: &str = "trellis.dev";

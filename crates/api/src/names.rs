@@ -3,6 +3,8 @@
 //! They are stable. Renaming a field manager leaves fields behind that nobody removes; renaming a label of the pod
 //! selector makes a Deployment impossible to update; renaming a child leaves the old one running.
 
+/// Label with the name of the Saga on each of its revisions.
+pub const LABEL_SAGA: &str = "trellis.dev/saga";
 /// Label with the name of the Microservice on every child; the pod selector is this label alone.
 pub const LABEL_MICROSERVICE: &str = "trellis.dev/microservice";
 /// Kubernetes' recommended label for the name of the application.
@@ -26,6 +28,10 @@ pub const ANNOTATION_PREFIX: &str = "trellis.dev/";
 pub const FIELD_MANAGER: &str = "trellis.dev/microservice";
 /// Field manager of the status of a Microservice.
 pub const FIELD_MANAGER_STATUS: &str = "trellis.dev/microservice/status";
+/// Field manager of the revisions of a Saga.
+pub const FIELD_MANAGER_SAGA: &str = "trellis.dev/saga";
+/// Key of a saga's definition in the ConfigMap of a revision.
+pub const KEY_SAGA_DEFINITION: &str = "definition.json";
 /// Field manager that holds `spec.replicas` of a Deployment while its owner changes.
 pub const FIELD_MANAGER_REPLICAS_HANDOVER: &str = "trellis.dev/replicas-handover";
 
@@ -97,6 +103,12 @@ pub fn headless_service(microservice: &str) -> String {
 #[must_use]
 pub fn proxy_config_map(microservice: &str) -> String {
     format!("{microservice}-proxy")
+}
+
+/// Name of the ConfigMap with a revision of a saga.
+#[must_use]
+pub fn saga_revision(saga: &str, revision: &str) -> String {
+    format!("{saga}-saga-{revision}")
 }
 
 /// Name of the sidecar's port for an app port.

@@ -175,6 +175,12 @@ impl Checker<'_> {
         let is_known = path(expression).is_some_and(|path| self.knows(&Fact::Present(path)));
         let access = if is_known { Access::Known } else { Access::Value };
         let operand = self.expression(&select.operand);
+        if matches!(operand.r#type, Type::List(_)) {
+            let field = &select.field;
+            let message =
+                format!("a list has no fields; take one element, x[0].{field}, or each, x.map(e, e.{field})");
+            return self.refuse(field_at, message);
+        }
         let key = literal_text(field_at, &select.field);
         self.lookup(operand, key, field_at, access)
     }

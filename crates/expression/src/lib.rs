@@ -35,6 +35,7 @@
 
 mod check;
 mod direct;
+pub mod draft;
 pub mod environment;
 pub mod evaluate;
 pub mod json;
@@ -58,7 +59,8 @@ use self::{
     value::Value,
 };
 pub use self::{
-    parse::{MAX_BYTES, MAX_NESTING},
+    draft::Draft,
+    parse::{MAX_BYTES, MAX_NESTING, on_a_deep_stack},
     position::{Fault, Position},
     template::Template,
 };
@@ -85,20 +87,23 @@ impl Expression {
     /// # Errors
     /// Every fault, in order of position; one only, if it cannot be parsed.
     pub fn compile(source: &str, environment: &Environment, expected: &[Type]) -> Result<Self, Vec<Fault>> {
-        let parsed = parse::parse(source).map_err(|fault| vec![fault])?;
-        let checked = check::check(source, &parsed, environment, expected)?;
+        let draft = Draft::read(source).map_err(|fault| vec![fault])?;
+        draft.check(environment, expected)
+    }
+
+    fn new(source: &str, checked: check::Checked) -> Self {
         let tree = checked.node;
         let short = match checked.r#type {
             Type::Bool => Condition::of(&tree).map(Short::Condition),
             Type::String => Text::of(&tree).map(Short::Text),
             _ => None,
         };
-        Ok(Self {
+        Self {
             source: source.to_owned(),
             r#type: checked.r#type,
             tree,
             short,
-        })
+        }
     }
 
     /// Its text.

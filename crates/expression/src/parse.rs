@@ -7,7 +7,7 @@
 //! on one. So length and nesting are bounded before it sees the text, and it runs on a thread whose stack is large enough
 //! for what the bounds let through: an expression cannot end the process.
 
-use std::thread;
+use std::{cell::Cell, thread};
 
 use cel::{Env, IdedExpr, ParseError, common::ast::SourceInfo};
 
@@ -58,19 +58,36 @@ pub(crate) fn parse(source: &str) -> Result<Parsed, Fault> {
             "the parser gave no answer; write the expression in another way".to_owned(),
         )
     };
-    let parsed = thread::scope(|scope| {
-        let parser = thread::Builder::new().stack_size(STACK_BYTES);
-        let running = parser.spawn_scoped(scope, || {
-            Env::default()
-                .parser()
-                .enable_optional_syntax(true)
-                .parse_with_source_info(source)
-                .map_err(|errors| translate_first(source, &errors.errors))
-        });
-        running.ok()?.join().ok()
+    let parsed = on_a_deep_stack(|| {
+        Env::default()
+            .parser()
+            .enable_optional_syntax(true)
+            .parse_with_source_info(source)
+            .map_err(|errors| translate_first(source, &errors.errors))
     });
     let (tree, offsets) = parsed.ok_or_else(unread)??;
     Ok(Parsed { tree, offsets })
+}
+
+thread_local! {
+    /// Whether this thread's stack is large enough for the parser.
+    static IS_DEEP: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs something on a stack that is large enough for the parser: on a thread of its own, unless this is one already. Whoever reads
+/// many expressions saves a thread for each. None: there was no thread to be had, or it panicked.
+pub fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
+    if IS_DEEP.get() {
+        return Some(work());
+    }
+    thread::scope(|scope| {
+        let deep = thread::Builder::new().stack_size(STACK_BYTES);
+        let running = deep.spawn_scoped(scope, || {
+            IS_DEEP.set(true);
+            work()
+        });
+        running.ok()?.join().ok()
+    })
 }
 
 fn translate_first(source: &str, errors: &[ParseError]) -> Fault {

@@ -206,9 +206,20 @@ impl<'a> Reader<'a> {
         for (name, property) in properties {
             let r#type = self.read(property, &format!("{path}.properties.{name}"), depth + 1);
             let is_required = required.contains(&name.as_str());
-            fields.insert(name.clone(), Field { r#type, is_required });
+            fields.insert(
+                name.clone(),
+                Field {
+                    r#type,
+                    is_required,
+                    why: None,
+                },
+            );
         }
-        Type::Object(Arc::new(Object { fields, others }))
+        Type::Object(Arc::new(Object {
+            fields,
+            others,
+            absent: std::collections::BTreeMap::new(),
+        }))
     }
 
     fn required(&mut self, schema: &'a Map<String, Value>, path: &str) -> Vec<&'a str> {

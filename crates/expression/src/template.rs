@@ -4,7 +4,8 @@
 //! other, values are written into the text, so they have to be text, numbers or truth values. `$${` stands for `${`.
 
 use crate::{
-    Expression,
+    Draft, Expression,
+    draft::Mentioned,
     environment::Environment,
     evaluate::{self, Bindings},
     position::{Fault, Position},
@@ -24,6 +25,18 @@ enum Part {
     Expression(Expression),
 }
 
+/// A text that was read and not checked yet.
+pub struct TemplateDraft<'a> {
+    source: &'a str,
+    parts: Vec<DraftPart<'a>>,
+}
+
+enum DraftPart<'a> {
+    Text(String),
+    /// And where it begins.
+    Expression(usize, Draft<'a>),
+}
+
 /// A part as it is written: text, or an expression and where it begins.
 enum Piece<'a> {
     Text(String),
@@ -36,44 +49,7 @@ impl Template {
     /// # Errors
     /// Every fault of every expression, and of values that cannot be written into a text.
     pub fn compile(source: &str, environment: &Environment) -> Result<Self, Vec<Fault>> {
-        let pieces = split(source).map_err(|fault| vec![fault])?;
-        let is_whole = matches!(pieces.as_slice(), [Piece::Expression(..)]);
-        let mut faults = Vec::new();
-        let mut parts = Vec::new();
-        for piece in pieces {
-            let (start, text) = match piece {
-                Piece::Text(text) => {
-                    parts.push(Part::Text(text));
-                    continue;
-                }
-                Piece::Expression(start, text) => (start, text),
-            };
-            match Expression::compile(text, environment, &[Type::Unknown]) {
-                Ok(expression) if is_whole || is_text(expression.r#type()) => {
-                    parts.push(Part::Expression(expression));
-                }
-                Ok(expression) => {
-                    let message = format!(
-                        "the value is {}, which cannot be written into a text{}",
-                        expression.r#type(),
-                        hint(expression.r#type())
-                    );
-                    faults.push(Fault {
-                        position: Position::of(source, start),
-                        message,
-                    });
-                }
-                Err(found) => faults.extend(found.into_iter().map(|fault| Fault {
-                    position: Position::of(source, start + fault.position.byte),
-                    message: fault.message,
-                })),
-            }
-        }
-        if faults.is_empty() {
-            Ok(Self { parts })
-        } else {
-            Err(faults)
-        }
+        TemplateDraft::read(source)?.check(environment)
     }
 
     /// The type of its values.
@@ -89,6 +65,22 @@ impl Template {
     #[must_use]
     pub fn is_literal(&self) -> bool {
         self.parts.iter().all(|part| matches!(part, Part::Text(_)))
+    }
+
+    /// What is written in it, without its expressions.
+    #[must_use]
+    pub fn literal(&self) -> String {
+        let texts = self.parts.iter().filter_map(|part| match part {
+            Part::Text(text) => Some(text.as_str()),
+            Part::Expression(_) => None,
+        });
+        texts.collect()
+    }
+
+    /// Whether its values can be written into a text.
+    #[must_use]
+    pub fn is_text(&self) -> bool {
+        is_text(self.r#type())
     }
 
     /// Its expressions, in order.
@@ -107,21 +99,128 @@ impl Template {
         if let [Part::Expression(expression)] = self.parts.as_slice() {
             return expression.evaluate(bindings);
         }
+        self.render(bindings, |text| text)
+            .map(|text| Value::String(text.into()))
+    }
+
+    /// Its value as a text; `write` is what becomes of a value's text in it: escaping, for example. What is written in the
+    /// template itself stays as it is.
+    ///
+    /// # Errors
+    /// An expression has no value, or one that cannot be written into a text.
+    pub fn render(
+        &self,
+        bindings: &dyn Bindings,
+        write: impl Fn(String) -> String,
+    ) -> Result<String, evaluate::Error> {
         let mut text = String::new();
         for part in &self.parts {
             match part {
                 Part::Text(part) => text.push_str(part),
-                Part::Expression(expression) => match expression.evaluate(bindings)? {
-                    Value::String(part) => text.push_str(&part),
-                    Value::Int(number) => text.push_str(&number.to_string()),
-                    Value::Uint(number) => text.push_str(&number.to_string()),
-                    Value::Double(number) => text.push_str(&number.to_string()),
-                    Value::Bool(truth) => text.push_str(if truth { "true" } else { "false" }),
-                    _ => return Err(expression.wrong_type()),
+                Part::Expression(expression) => {
+                    let value = match expression.evaluate(bindings)? {
+                        Value::String(part) => part.into_owned(),
+                        Value::Int(number) => number.to_string(),
+                        Value::Uint(number) => number.to_string(),
+                        Value::Double(number) => number.to_string(),
+                        Value::Bool(truth) => truth.to_string(),
+                        _ => return Err(expression.wrong_type()),
+                    };
+                    text.push_str(&write(value));
+                }
+            }
+        }
+        Ok(text)
+    }
+}
+
+impl<'a> TemplateDraft<'a> {
+    /// Reads a text.
+    ///
+    /// # Errors
+    /// What of its expressions cannot be read.
+    pub fn read(source: &'a str) -> Result<Self, Vec<Fault>> {
+        let pieces = split(source).map_err(|fault| vec![fault])?;
+        let mut faults = Vec::new();
+        let mut parts = Vec::new();
+        for piece in pieces {
+            match piece {
+                Piece::Text(text) => parts.push(DraftPart::Text(text)),
+                Piece::Expression(start, text) => match Draft::read(text) {
+                    Ok(draft) => parts.push(DraftPart::Expression(start, draft)),
+                    Err(fault) => faults.push(moved(source, start, fault)),
                 },
             }
         }
-        Ok(Value::String(text.into()))
+        if faults.is_empty() {
+            Ok(Self { source, parts })
+        } else {
+            Err(faults)
+        }
+    }
+
+    /// What its expressions mention.
+    #[must_use]
+    pub fn mentioned(&self) -> Mentioned {
+        let mut all = Mentioned::default();
+        for part in &self.parts {
+            if let DraftPart::Expression(_, draft) = part {
+                all.extend(draft.mentioned());
+            }
+        }
+        all
+    }
+
+    /// Checks it, as [`Template::compile`].
+    ///
+    /// # Errors
+    /// Every fault of every expression, and of values that cannot be written into a text.
+    pub fn check(self, environment: &Environment) -> Result<Template, Vec<Fault>> {
+        let source = self.source;
+        let is_whole = matches!(self.parts.as_slice(), [DraftPart::Expression(..)]);
+        let mut faults = Vec::new();
+        let mut parts = Vec::new();
+        for part in self.parts {
+            let (start, draft) = match part {
+                DraftPart::Text(text) => {
+                    parts.push(Part::Text(text));
+                    continue;
+                }
+                DraftPart::Expression(start, draft) => (start, draft),
+            };
+            match draft.check(environment, &[Type::Unknown]) {
+                Ok(expression) if is_whole || is_text(expression.r#type()) => {
+                    parts.push(Part::Expression(expression));
+                }
+                Ok(expression) => {
+                    let message = format!(
+                        "the value is {}, which cannot be written into a text{}",
+                        expression.r#type(),
+                        hint(expression.r#type())
+                    );
+                    faults.push(Fault {
+                        position: Position::of(source, start),
+                        message,
+                    });
+                }
+                Err(found) => {
+                    faults.extend(found.into_iter().map(|fault| moved(source, start, fault)));
+                }
+            }
+        }
+        if faults.is_empty() {
+            Ok(Template { parts })
+        } else {
+            Err(faults)
+        }
+    }
+}
+
+/// A fault of an expression, in the text around it.
+fn moved(source: &str, start: usize, fault: Fault) -> Fault {
+    Fault {
+        position: Position::of(source, start + fault.position.byte),
+        message: fault.message,
     }
 }
 

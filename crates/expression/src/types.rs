@@ -44,6 +44,8 @@ pub struct Object {
     pub fields: BTreeMap<String, Field>,
     /// Type of further fields, whose names are not known; None: there are none.
     pub others: Option<Type>,
+    /// Names that somebody may expect here, and why there is no such field.
+    pub absent: BTreeMap<String, String>,
 }
 
 /// A field of an object.
@@ -53,6 +55,8 @@ pub struct Field {
     pub r#type: Type,
     /// Whether it is always there.
     pub is_required: bool,
+    /// Why it may not be there, if there is more to say than that.
+    pub why: Option<String>,
 }
 
 /// Names of fields that are shown of an object.
@@ -61,16 +65,10 @@ const SHOWN: usize = 6;
 impl Object {
     /// Fields that are always there, and no others.
     pub fn of<N: Into<String>>(fields: impl IntoIterator<Item = (N, Type)>) -> Self {
-        let field = |(name, r#type): (N, Type)| {
-            let field = Field {
-                r#type,
-                is_required: true,
-            };
-            (name.into(), field)
-        };
+        let field = |(name, r#type): (N, Type)| (name.into(), Field::required(r#type));
         Self {
             fields: fields.into_iter().map(field).collect(),
-            others: None,
+            ..Self::default()
         }
     }
 
@@ -94,6 +92,7 @@ impl Object {
                     Some(twin) => Field {
                         r#type: field.r#type.join(&twin.r#type)?,
                         is_required: field.is_required && twin.is_required,
+                        why: field.why.clone().or_else(|| twin.why.clone()),
                     },
                     None => Field {
                         is_required: false,
@@ -108,7 +107,11 @@ impl Object {
             (Some(one), None) | (None, Some(one)) => Some(one.clone()),
             (Some(one), Some(other)) => Some(one.join(other)?),
         };
-        Some(Self { fields, others })
+        Some(Self {
+            fields,
+            others,
+            absent: BTreeMap::new(),
+        })
     }
 
     /// Whether every one of these is one of those.
@@ -129,6 +132,28 @@ impl Object {
             (Some(_), None) => false,
         };
         others && self.fields.iter().all(fits) && expected.fields.iter().all(is_there)
+    }
+}
+
+impl Field {
+    /// One that is always there.
+    #[must_use]
+    pub const fn required(r#type: Type) -> Self {
+        Self {
+            r#type,
+            is_required: true,
+            why: None,
+        }
+    }
+
+    /// One that may not be there, and why: `the step is not done if its condition does not hold`.
+    #[must_use]
+    pub fn optional(r#type: Type, why: impl Into<String>) -> Self {
+        Self {
+            r#type,
+            is_required: false,
+            why: Some(why.into()),
+        }
     }
 }
 
@@ -239,6 +264,7 @@ impl fmt::Display for Type {
             Self::String => f.write_str("string"),
             Self::Bytes => f.write_str("bytes"),
             Self::Null => f.write_str("null"),
+            Self::List(element) if **element == Self::Unknown => f.write_str("list"),
             Self::List(element) => write!(f, "list({element})"),
             Self::Map(key, value) => write!(f, "map({key}, {value})"),
             Self::Optional(value) => write!(f, "optional({value})"),

@@ -34,6 +34,29 @@ impl<'a> Value<'a> {
         Self::String(Cow::Borrowed(text))
     }
 
+    /// The same, with nothing borrowed.
+    #[must_use]
+    pub fn into_owned(self) -> Value<'static> {
+        match self {
+            Self::Null => Value::Null,
+            Self::Bool(truth) => Value::Bool(truth),
+            Self::Int(number) => Value::Int(number),
+            Self::Uint(number) => Value::Uint(number),
+            Self::Double(number) => Value::Double(number),
+            Self::String(text) => Value::String(Cow::Owned(text.into_owned())),
+            Self::Bytes(bytes) => Value::Bytes(Cow::Owned(bytes.into_owned())),
+            Self::List(elements) => Value::List(elements.iter().cloned().map(Self::into_owned).collect()),
+            Self::Map(entries) => Value::Map(
+                entries
+                    .iter()
+                    .cloned()
+                    .map(|(key, value)| (key.into_owned(), value.into_owned()))
+                    .collect(),
+            ),
+            Self::Optional(value) => Value::optional(value.map(|value| (*value).clone().into_owned())),
+        }
+    }
+
     pub(crate) fn optional(value: Option<Self>) -> Self {
         Self::Optional(value.map(Arc::new))
     }

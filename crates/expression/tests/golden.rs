@@ -142,7 +142,7 @@ fn a_value_of_another_type_than_asked_for_is_refused() {
         (
             "[]",
             Type::Bool,
-            "the value is list(unknown), and bool is needed here; compare it with something",
+            "the value is list, and bool is needed here; compare it with something",
         ),
     ] {
         let faults = Expression::compile(source, &environment, &[expected]).unwrap_err();

@@ -14,5 +14,7 @@
 pub mod microservice;
 pub mod rate_limit;
 pub mod resources;
+pub mod saga;
+mod syntax;
 
 pub use resources::{Applied, Prepared, ReplicaHandover, Resources};

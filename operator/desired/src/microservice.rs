@@ -23,7 +23,7 @@ mod gateways;
 mod input;
 mod interests;
 mod path;
-mod ports;
+pub(crate) mod ports;
 mod resilience;
 mod resolve;
 mod routes;

@@ -72,7 +72,8 @@ impl Checker<'_> {
             }
             (expected, arguments) => {
                 let takes = usize::from(expected.is_some());
-                let message = format!("{name} takes {takes} arguments, not {}", arguments.len());
+                let plural = if takes == 1 { "" } else { "s" };
+                let message = format!("{name} takes {takes} argument{plural}, not {}", arguments.len());
                 self.fault(at, message);
                 Vec::new()
             }

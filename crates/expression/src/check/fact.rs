@@ -56,11 +56,21 @@ impl Checker<'_> {
     }
 }
 
-/// A name, or a field of one: `a.b.c`.
+/// A name, or a field of one: `a.b.c`, `a["b"].c`.
 pub(super) fn path(expression: &IdedExpr) -> Option<String> {
     match &expression.expr {
         Expr::Ident(name) => Some(name.clone()),
         Expr::Select(select) if !select.test => Some(format!("{}.{}", path(&select.operand)?, select.field)),
+        Expr::Call(call) if call.func_name == operators::INDEX => match call.args.as_slice() {
+            [
+                operand,
+                IdedExpr {
+                    expr: Expr::Literal(LiteralValue::String(field)),
+                    ..
+                },
+            ] => Some(format!("{}.{}", path(operand)?, field.inner())),
+            _ => None,
+        },
         _ => None,
     }
 }

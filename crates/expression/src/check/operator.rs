@@ -7,6 +7,7 @@ use cel::{
 
 use super::{
     Access, Checked, Checker, checked,
+    fact::{Fact, path},
     hint::{hint, hint_for_both},
 };
 use crate::{
@@ -60,10 +61,11 @@ impl Checker<'_> {
             }
             (operators::IN, [needle, haystack]) => self.contained(at, needle, haystack),
             (operators::INDEX | operators::OPT_INDEX | operators::OPT_SELECT, [operand, key]) => {
-                let access = if name == operators::INDEX {
-                    Access::Value
-                } else {
-                    Access::Optional
+                let is_known = || path(expression).is_some_and(|path| self.knows(&Fact::Present(path)));
+                let access = match name {
+                    operators::INDEX if is_known() => Access::Known,
+                    operators::INDEX => Access::Value,
+                    _ => Access::Optional,
                 };
                 let key_at = self.start(key);
                 let operand = self.expression(operand);
@@ -229,9 +231,13 @@ impl Checker<'_> {
             self.fault(key_at, message.to_owned());
             return None;
         };
-        let (r#type, is_required) = match (object.fields.get(&**name), &object.others) {
-            (Some(field), _) => (&field.r#type, field.is_required),
-            (None, Some(others)) => (others, false),
+        let (r#type, is_required, why) = match (object.fields.get(&**name), &object.others) {
+            (Some(field), _) => (&field.r#type, field.is_required, field.why.as_deref()),
+            (None, Some(others)) => (others, false, None),
+            (None, None) if object.absent.contains_key(&**name) => {
+                self.fault(key_at, object.absent[&**name].clone());
+                return None;
+            }
             (None, None) => {
                 let names: Vec<&str> = object.fields.keys().map(String::as_str).collect();
                 let has = if names.is_empty() {
@@ -244,8 +250,9 @@ impl Checker<'_> {
             }
         };
         if access == Access::Value && !is_required {
+            let why = why.map(|why| format!(", since {why}")).unwrap_or_default();
             let message = format!(
-                "{name} may not be there; give a default, .?{name}.orValue(...), or ask first, has(x.{name}) ? x.{name} : ..."
+                "{name} may not be there{why}; give a default, .?{name}.orValue(...), or ask first, has(x.{name}) ? x.{name} : ..."
             );
             self.fault(key_at, message);
             return None;

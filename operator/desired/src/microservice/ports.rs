@@ -21,7 +21,7 @@ use super::resilience;
 
 /// A port of a Microservice.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct MeshPort {
+pub(crate) struct MeshPort {
     /// Its name.
     pub name: String,
     /// Its number on the Service.
@@ -35,7 +35,7 @@ pub(super) struct MeshPort {
 }
 
 /// The ports of any Microservice, with the sidecar's ports as its status has them, or as they are at first.
-pub(super) fn of(cr: &Microservice) -> Vec<MeshPort> {
+pub(crate) fn of(cr: &Microservice) -> Vec<MeshPort> {
     if let Some(gateway) = &cr.spec.gateway {
         return gateway
             .listeners
@@ -62,7 +62,7 @@ pub(super) fn of(cr: &Microservice) -> Vec<MeshPort> {
 }
 
 /// The port that a caller means who names none: of the protocols in order, the first of `ports` that speaks it.
-pub(super) fn first_of<'a>(ports: &'a [MeshPort], protocols: &[Protocol]) -> Option<&'a MeshPort> {
+pub(crate) fn first_of<'a>(ports: &'a [MeshPort], protocols: &[Protocol]) -> Option<&'a MeshPort> {
     protocols
         .iter()
         .find_map(|protocol| ports.iter().find(|port| port.protocol == *protocol))

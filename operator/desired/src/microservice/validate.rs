@@ -22,7 +22,6 @@ mod role;
 mod routes;
 mod scaling;
 mod security;
-mod syntax;
 
 /// The faults found so far.
 #[derive(Debug, Default)]

@@ -6,4 +6,5 @@ mod case;
 mod golden;
 mod properties;
 mod reference;
+mod sagas;
 mod schema;

@@ -4,16 +4,16 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use trellis_api::{Microservice, RateLimitPolicy};
+use trellis_api::{Microservice, RateLimitPolicy, Saga};
 use trellis_operator_desired::{
     microservice::{self, Fetched, Settings},
-    rate_limit,
+    rate_limit, saga,
 };
 
 /// A service and a gateway in which every field with a rule has a value.
 const SERVICE: &str = r#"{
   "image": "order:1", "imagePullPolicy": "Always", "imagePullSecrets": [{"name": "a"}], "command": ["a"], "args": ["b"],
-  "ports": [{"name": "http", "port": 8080, "protocol": "HTTP"}],
+  "ports": [{"name": "http", "port": 8080, "protocol": "HTTP", "bulkhead": {"maxConcurrent": 5, "maxQueue": 5, "queueTimeout": "1s"}}],
   "replicas": 2,
   "env": [{"name": "A", "value": "b"}],
   "bindings": [{"name": "db", "secret": "db", "keys": ["host"]}],
@@ -47,6 +47,24 @@ const POLICY: &str = r#"{
   "mode": "Enforce", "headers": "Ietf", "response": {"status": 503, "body": "later"}, "onQuotaLoss": "Share"
 }"#;
 
+/// A saga in which every field with a rule has a value.
+const SAGA: &str = r#"{
+  "timeout": "10m", "retention": {"completed": "7d", "compensated": "30d"}, "concurrency": 10,
+  "onStuck": {"event": true, "webhook": {"url": "https://alerts.example/sagas"}},
+  "input": {"schema": {"type": "object", "required": ["lines"], "properties": {"lines": {"type": "array", "items": {"type": "string"}}}}},
+  "secret": ["input.lines"],
+  "steps": [
+    {"name": "look-up", "action": {"call": {"microservice": "stock", "method": "GET", "path": "/stock"}}},
+    {"name": "pick", "after": ["look-up"], "when": "true", "forEach": {"items": "input.lines", "concurrency": 2, "maxItems": 10},
+      "kind": "Compensatable", "timeout": "5s", "output": {"schema": {"type": "object"}},
+      "retry": {"initial": "1s", "factor": 2, "maxInterval": "10s", "jitter": 10, "maxElapsed": "1m", "maxAttempts": 9, "retryOn": ["Timeout"]},
+      "action": {"call": {"microservice": "stock", "port": "http", "method": "POST", "path": "/picks"}, "headers": {"x-a": "b"}, "body": {"sku": "${item}"},
+        "timeout": "5s", "retry": {"factor": 1.5, "jitter": 1, "maxAttempts": 2, "retryOn": ["Unreachable"]}},
+      "compensation": {"call": {"microservice": "stock", "method": "DELETE", "path": "/picks"}}},
+    {"name": "charge", "after": ["pick"], "kind": "Pivot", "action": {"call": {"microservice": "payment", "method": "POST", "path": "/charges"}}}
+  ]
+}"#;
+
 #[test]
 fn validate_refuses_whatever_the_schema_of_a_microservice_refuses() {
     let rules = try_rules(0, &[SERVICE, AUTOSCALED, GATEWAY], faults);
@@ -57,6 +75,12 @@ fn validate_refuses_whatever_the_schema_of_a_microservice_refuses() {
 fn problems_has_whatever_the_schema_of_a_policy_refuses() {
     let rules = try_rules(1, &[POLICY], faults_of_policy);
     assert!(rules > 25, "only {rules} rules were tried");
+}
+
+#[test]
+fn compile_refuses_whatever_the_schema_of_a_saga_refuses() {
+    let rules = try_rules(2, &[SAGA], faults_of_saga);
+    assert!(rules > 60, "only {rules} rules were tried");
 }
 
 /// Breaks every rule of a kind's schema, one after the other; answers how many there are.
@@ -105,6 +129,9 @@ fn walk(
     path: &str,
     visit: &mut impl FnMut(&str, &str, &Value, &str),
 ) {
+    if schema["x-kubernetes-preserve-unknown-fields"] == true {
+        return;
+    }
     let number = |name: &str| schema[name].as_f64();
     let size = |name: &str| schema[name].as_u64().and_then(|size| usize::try_from(size).ok());
     if let Some(minimum) = number("minimum") {
@@ -215,5 +242,16 @@ fn faults_of_policy(spec: &Value) -> Result<Vec<String>, serde_json::Error> {
         "spec": spec,
     }))?;
     let problems = rate_limit::problems(&policy);
+    Ok(problems.into_iter().map(|problem| problem.field).collect())
+}
+
+fn faults_of_saga(spec: &Value) -> Result<Vec<String>, serde_json::Error> {
+    let saga: Saga = serde_json::from_value(json!({
+        "apiVersion": "trellis.dev/v1alpha1",
+        "kind": "Saga",
+        "metadata": {"name": "place-order", "namespace": "shop"},
+        "spec": spec,
+    }))?;
+    let problems = saga::compile(&saga).err().unwrap_or_default();
     Ok(problems.into_iter().map(|problem| problem.field).collect())
 }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use trellis_api::{MicroserviceSpec, microservice::Binding};
 
-use super::{Problems, environment::check_reference, syntax};
+use super::{Problems, environment::check_reference};
+use crate::syntax;
 
 const NAME_MAX: usize = 50;
 const MOST: usize = 32;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use trellis_api::{Microservice, microservice::Dependency};
 
-use super::{Problems, ports::check_name, syntax};
+use super::{Problems, ports::check_name};
 use crate::microservice::{Key, dependency};
+use crate::syntax;
 
 const MOST: usize = 64;
 

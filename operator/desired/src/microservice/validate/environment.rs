@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, EnvVarSource};
 use trellis_api::MicroserviceSpec;
 
-use super::{Problems, syntax};
+use super::Problems;
+use crate::syntax;
 
 pub(super) fn check(spec: &MicroserviceSpec, problems: &mut Problems) {
     let mut names = BTreeMap::new();

@@ -2,7 +2,8 @@
 
 use trellis_api::{Microservice, names};
 
-use super::{Problems, syntax};
+use super::Problems;
+use crate::syntax;
 
 pub(super) fn check(cr: &Microservice, problems: &mut Problems) {
     let name = cr.metadata.name.as_deref().unwrap_or_default();

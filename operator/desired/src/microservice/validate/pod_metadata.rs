@@ -2,7 +2,8 @@
 
 use trellis_api::{MicroserviceSpec, names};
 
-use super::{Problems, syntax};
+use super::Problems;
+use crate::syntax;
 
 /// Labels of which a pod's Deployment or this operator decides.
 const RESERVED_LABELS: [&str; 3] = [names::LABEL_NAME, names::LABEL_MANAGED_BY, "pod-template-hash"];

@@ -8,8 +8,12 @@ use trellis_api::{
     names::{MAX_PORTS, RESERVED_PORTS, TARGET_PORT_PREFIX},
 };
 
-use super::{Problems, syntax};
+use super::Problems;
 use crate::microservice::resilience;
+use crate::syntax;
+
+/// Most requests at a port at once, or waiting.
+const MOST_AT_ONCE: u32 = 1_000_000;
 
 pub(super) fn check(spec: &MicroserviceSpec, problems: &mut Problems) {
     if spec.ports.len() > MAX_PORTS {
@@ -81,11 +85,14 @@ fn check_bulkhead(field: &str, port: &Port, bulkhead: &PortBulkhead, problems: &
             "a TCP port is not proxied, so nothing can wait in front of it: remove bulkhead, or say what is spoken in protocol",
         );
     }
-    if bulkhead.max_concurrent == 0 {
-        problems.error(
-            format!("{field}.maxConcurrent"),
-            "0 lets nobody in: use 1 to 1000000",
-        );
+    for (name, given, least) in [
+        ("maxConcurrent", bulkhead.max_concurrent, 1),
+        ("maxQueue", bulkhead.max_queue.unwrap_or_default(), 0),
+    ] {
+        if !(least..=MOST_AT_ONCE).contains(&given) {
+            let message = format!("{given} is out of range: use {least} to {MOST_AT_ONCE}");
+            problems.error(format!("{field}.{name}"), message);
+        }
     }
     for fault in resilience::of_port(bulkhead).faults() {
         let name = fault.field.trim_start_matches("bulkhead.");

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use trellis_api::{MicroserviceSpec, Quantity, quantity::Amount};
 
-use super::{Problems, syntax};
+use super::Problems;
+use crate::syntax;
 
 pub(super) fn check(spec: &MicroserviceSpec, problems: &mut Problems) {
     let Some(resources) = &spec.resources else {

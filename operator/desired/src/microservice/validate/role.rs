@@ -2,7 +2,8 @@
 
 use trellis_api::MicroserviceSpec;
 
-use super::{Problems, syntax};
+use super::Problems;
+use crate::syntax;
 
 pub(super) fn check(spec: &MicroserviceSpec, problems: &mut Problems) {
     match (&spec.image, &spec.gateway) {

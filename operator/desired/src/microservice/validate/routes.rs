@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use trellis_api::{MicroserviceSpec, microservice::Route};
 use trellis_proxy_config::route::methods_overlap;
 
-use super::{Problems, ports::check_name, syntax};
+use super::{Problems, ports::check_name};
 use crate::microservice::path;
+use crate::syntax;
 
 const MOST: usize = 64;
 

@@ -5,14 +5,14 @@
 use std::ops::RangeInclusive;
 
 /// Longest name of a Microservice: names made from it must stay below 63 characters.
-pub(super) const MICROSERVICE_NAME_MAX: usize = 50;
+pub(crate) const MICROSERVICE_NAME_MAX: usize = 50;
 /// Longest name of a port: with the prefix `t-` it must stay below 16 characters.
-pub(super) const PORT_NAME_MAX: usize = 13;
+pub(crate) const PORT_NAME_MAX: usize = 13;
 /// Longest name of a label's kind (RFC 1123).
-pub(super) const LABEL_MAX: usize = 63;
+pub(crate) const LABEL_MAX: usize = 63;
 
 /// Letters, digits and dashes, not starting or ending with a dash: a label of RFC 1123.
-pub(super) fn is_dns_label(text: &str, lengths: RangeInclusive<usize>) -> bool {
+pub(crate) fn is_dns_label(text: &str, lengths: RangeInclusive<usize>) -> bool {
     lengths.contains(&text.len())
         && text
             .bytes()
@@ -22,29 +22,29 @@ pub(super) fn is_dns_label(text: &str, lengths: RangeInclusive<usize>) -> bool {
 }
 
 /// A label of RFC 1123 that starts with a letter, as names of Services do.
-pub(super) fn is_microservice_name(text: &str) -> bool {
+pub(crate) fn is_microservice_name(text: &str) -> bool {
     is_dns_label(text, 1..=MICROSERVICE_NAME_MAX) && text.starts_with(|c: char| c.is_ascii_lowercase())
 }
 
 /// Labels of RFC 1123 with dots between: most names of objects.
-pub(super) fn is_dns_subdomain(text: &str) -> bool {
+pub(crate) fn is_dns_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(|label| is_dns_label(label, 1..=253))
 }
 
 /// A service name of RFC 6335 that starts with a letter: letters, digits and single dashes.
-pub(super) fn is_port_name(text: &str) -> bool {
+pub(crate) fn is_port_name(text: &str) -> bool {
     is_dns_label(text, 1..=PORT_NAME_MAX)
         && text.starts_with(|c: char| c.is_ascii_lowercase())
         && !text.contains("--")
 }
 
 /// The name of an environment variable: printable ASCII without `=` (`IsRelaxedEnvVarName`).
-pub(super) fn is_environment_name(text: &str) -> bool {
+pub(crate) fn is_environment_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'=')
 }
 
 /// A key of a Secret or ConfigMap.
-pub(super) fn is_config_key(text: &str) -> bool {
+pub(crate) fn is_config_key(text: &str) -> bool {
     (1..=253).contains(&text.len())
         && text
             .bytes()
@@ -54,7 +54,7 @@ pub(super) fn is_config_key(text: &str) -> bool {
 }
 
 /// The key of a label or annotation: an optional domain, a slash, a name.
-pub(super) fn is_qualified_name(text: &str) -> bool {
+pub(crate) fn is_qualified_name(text: &str) -> bool {
     match text.split_once('/') {
         Some((prefix, name)) => is_dns_subdomain(prefix) && is_label_text(name) && !name.is_empty(),
         None => is_label_text(text) && !text.is_empty(),
@@ -62,7 +62,7 @@ pub(super) fn is_qualified_name(text: &str) -> bool {
 }
 
 /// The value of a label, which may be empty.
-pub(super) fn is_label_text(text: &str) -> bool {
+pub(crate) fn is_label_text(text: &str) -> bool {
     let edge = |c: char| c.is_ascii_alphanumeric();
     text.is_empty()
         || (text.len() <= LABEL_MAX
@@ -76,7 +76,7 @@ pub(super) fn is_label_text(text: &str) -> bool {
 /// Whether a container runtime can read the text as an image: lower-case path, optional tag and digest.
 ///
 /// After `github.com/distribution/reference`, without its finer points: what this refuses, no runtime takes.
-pub(super) fn is_image(text: &str) -> bool {
+pub(crate) fn is_image(text: &str) -> bool {
     let (text, digest) = match text.split_once('@') {
         Some((text, digest)) => (text, Some(digest)),
         None => (text, None),

@@ -1,0 +1,168 @@
+//! From the spec to the definition: defaults.
+
+use strum::IntoEnumIterator as _;
+use trellis_api::{
+    Duration, Saga,
+    saga::{Call, Payload, SagaRetry, SagaRetryCondition, Step, StepKind},
+};
+use trellis_saga_core::definition::{self as core, Definition, Kind, Millis, RetryCondition};
+
+/// How long one try may take.
+const TIMEOUT: Millis = Millis(10_000);
+/// First pause before another try.
+const INITIAL: Millis = Millis(500);
+/// By how much pauses grow.
+const FACTOR: f64 = 2.0;
+/// Longest pause.
+const MAX_INTERVAL: Millis = Millis(30_000);
+/// Percent of a pause that is random.
+const JITTER: u32 = 20;
+/// How long actions before the pivot are tried.
+const MAX_ELAPSED: Millis = Millis(60_000);
+/// How long runs are kept that were completed, and that were compensated.
+const KEPT: (Millis, Millis) = (Millis(7 * 86_400_000), Millis(30 * 86_400_000));
+/// Elements at once, and longest list.
+const ITEMS: (u32, u32) = (8, 100);
+
+/// The definition that a Saga stands for.
+#[must_use]
+pub fn definition(saga: &Saga) -> Definition {
+    let spec = &saga.spec;
+    let steps = spec.steps.iter().enumerate().map(|(i, step)| {
+        let above = i.checked_sub(1).map(|above| &spec.steps[above].name);
+        self::step(step, above, spec.timeout.map(millis))
+    });
+    let retention = spec.retention.clone().unwrap_or_default();
+    let on_stuck = spec.on_stuck.clone().unwrap_or_default();
+    Definition {
+        api_version: core::API_VERSION.to_owned(),
+        namespace: saga.metadata.namespace.clone().unwrap_or_default(),
+        name: saga.metadata.name.clone().unwrap_or_default(),
+        input: spec.input.as_ref().map(payload),
+        steps: steps.collect(),
+        timeout: spec.timeout.map(millis),
+        retention: core::Retention {
+            completed: retention.completed.map_or(KEPT.0, millis),
+            compensated: retention.compensated.map_or(KEPT.1, millis),
+        },
+        concurrency: spec.concurrency,
+        on_stuck: core::OnStuck {
+            event: on_stuck.event.unwrap_or(true),
+            webhook: on_stuck.webhook.map(|webhook| webhook.url),
+        },
+        secret: spec.secret.iter().cloned().collect(),
+    }
+}
+
+/// `bound` is how long the saga may take up to its pivot.
+fn step(step: &Step, above: Option<&String>, bound: Option<Millis>) -> core::Step {
+    let kind = kind(step.kind());
+    let forward = Usual {
+        bound: bound.filter(|_| kind != Kind::Retriable),
+        elapsed: (kind == Kind::Compensatable).then_some(MAX_ELAPSED),
+    };
+    let backward = Usual {
+        bound: None,
+        elapsed: None,
+    };
+    core::Step {
+        name: step.name.clone(),
+        after: match &step.after {
+            Some(named) => named.iter().cloned().collect(),
+            None => above.into_iter().cloned().collect(),
+        },
+        when: step.when.clone(),
+        for_each: step.for_each.as_ref().map(|for_each| core::ForEach {
+            items: for_each.items.clone(),
+            concurrency: for_each.concurrency.unwrap_or(ITEMS.0),
+            max_items: for_each.max_items.unwrap_or(ITEMS.1),
+        }),
+        kind,
+        action: call(&step.action, step, forward),
+        compensation: step
+            .compensation
+            .as_ref()
+            .map(|compensation| call(compensation, step, backward)),
+        output: step.output.as_ref().map(payload),
+    }
+}
+
+const fn kind(kind: StepKind) -> Kind {
+    match kind {
+        StepKind::Compensatable => Kind::Compensatable,
+        StepKind::Pivot => Kind::Pivot,
+        StepKind::Retriable => Kind::Retriable,
+    }
+}
+
+/// What holds of a call that does not say otherwise.
+#[derive(Debug, Clone, Copy)]
+struct Usual {
+    /// What is not said is never longer.
+    bound: Option<Millis>,
+    elapsed: Option<Millis>,
+}
+
+impl Usual {
+    fn bounded(&self, time: Millis) -> Millis {
+        self.bound.map_or(time, |bound| time.min(bound))
+    }
+}
+
+fn call(call: &Call, step: &Step, usual: Usual) -> core::Call {
+    let timeout = call.timeout.or(step.timeout);
+    let timeout = timeout.map_or_else(|| usual.bounded(TIMEOUT), millis);
+    let elapsed = usual.elapsed.map(|elapsed| usual.bounded(elapsed.max(timeout)));
+    let target = &call.call;
+    let method: &str = target.method.as_ref();
+    core::Call {
+        call: core::HttpCall {
+            microservice: target.microservice.clone(),
+            port: target.port.clone(),
+            method: method.to_owned(),
+            path: target.path.clone(),
+        },
+        headers: call.headers.clone(),
+        body: call.body.clone(),
+        timeout,
+        retry: retry(call.retry.as_ref().or(step.retry.as_ref()), elapsed),
+    }
+}
+
+fn retry(settings: Option<&SagaRetry>, elapsed: Option<Millis>) -> core::Retry {
+    let settings = settings.cloned().unwrap_or_default();
+    let max_interval = settings.max_interval.map_or(MAX_INTERVAL, millis);
+    core::Retry {
+        // Who shortens the longest pause alone means the first as well.
+        initial: settings.initial.map_or_else(|| INITIAL.min(max_interval), millis),
+        factor: settings.factor.unwrap_or(FACTOR),
+        max_interval,
+        jitter: settings.jitter.unwrap_or(JITTER),
+        max_elapsed: settings.max_elapsed.map(millis).or(elapsed),
+        max_attempts: settings.max_attempts,
+        retry_on: if settings.retry_on.is_empty() {
+            RetryCondition::iter().collect()
+        } else {
+            settings.retry_on.iter().map(|on| condition(*on)).collect()
+        },
+    }
+}
+
+const fn condition(on: SagaRetryCondition) -> RetryCondition {
+    match on {
+        SagaRetryCondition::Unreachable => RetryCondition::Unreachable,
+        SagaRetryCondition::Timeout => RetryCondition::Timeout,
+        SagaRetryCondition::Throttled => RetryCondition::Throttled,
+        SagaRetryCondition::ServerError => RetryCondition::ServerError,
+    }
+}
+
+fn payload(payload: &Payload) -> core::Payload {
+    core::Payload {
+        schema: payload.schema.clone(),
+    }
+}
+
+const fn millis(duration: Duration) -> Millis {
+    Millis(duration.as_millis())
+}

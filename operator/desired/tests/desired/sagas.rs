@@ -1,0 +1,72 @@
+//! Definitions of sagas and what is said of them: `golden/saga/*.in.yaml`, each with several, and the faults of each in `*.out.txt`.
+//!
+//! `TRELLIS_WRITE=1 cargo test -p trellis-operator-desired` writes the files anew; the diff is what to look at.
+
+use std::{collections::BTreeSet, env, fmt::Write as _, fs, path::Path};
+
+use serde::Deserialize as _;
+use trellis_api::Saga;
+use trellis_operator_desired::saga;
+
+const FOLDER: &str = "tests/golden/saga";
+
+fn read(path: &Path) -> Vec<Saga> {
+    let text = fs::read_to_string(path).unwrap();
+    serde_saphyr::from_multiple::<serde_json::Value>(&text)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        .into_iter()
+        .map(|document| {
+            let name = document["metadata"]["name"].clone();
+            Saga::deserialize(document).unwrap_or_else(|error| panic!("{name}: {error}"))
+        })
+        .collect()
+}
+
+/// What is said of each definition.
+fn said(sagas: &[Saga]) -> String {
+    let mut text = String::new();
+    for saga in sagas {
+        let name = saga.metadata.name.as_deref().unwrap_or_default();
+        writeln!(text, "{name}").unwrap();
+        match saga::compile(saga) {
+            Ok(compiled) => writeln!(text, "    revision {}", compiled.revision).unwrap(),
+            Err(problems) => problems
+                .iter()
+                .for_each(|problem| writeln!(text, "    {problem}").unwrap()),
+        }
+    }
+    text
+}
+
+#[test]
+fn every_fault_is_found_where_it_is() {
+    let mut names = BTreeSet::new();
+    let (mut faulty, mut types) = (0, 0);
+    for entry in fs::read_dir(FOLDER).unwrap() {
+        let path = entry.unwrap().path();
+        let file = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let Some(stem) = file.strip_suffix(".in.yaml") else {
+            continue;
+        };
+        let sagas = read(&path);
+        for saga in &sagas {
+            let name = saga.metadata.name.clone().unwrap();
+            assert!(names.insert(name.clone()), "{name} is there twice");
+        }
+        let actual = said(&sagas);
+        let faults = sagas.iter().filter(|saga| saga::compile(saga).is_err()).count();
+        faulty += faults;
+        if stem == "types" {
+            types = faults;
+        }
+        let golden = path.with_file_name(format!("{stem}.out.txt"));
+        if env::var_os("TRELLIS_WRITE").is_some() {
+            fs::write(&golden, &actual).unwrap();
+        }
+        let expected = fs::read_to_string(&golden).unwrap_or_default();
+        let diff = similar::TextDiff::from_lines(&expected, &actual);
+        assert!(expected == actual, "{file}:\n{}", diff.unified_diff());
+    }
+    assert!(faulty >= 80, "{faulty} definitions have faults");
+    assert!(types >= 30, "{types} of them are errors of types");
+}
