@@ -13,10 +13,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::FieldsV1;
 use kube::{Resource, ResourceExt, core::NamespaceResourceScope};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
-use trellis_api::{Microservice, RateLimitPolicy, names};
+use trellis_api::{Microservice, RateLimitPolicy, Saga, names};
 use trellis_operator_desired::rate_limit::{Policies, Unknown};
 
-use crate::{cache::Cache, key::Key, observed::Observed, rate_limits::Concerned, stream::index::Index};
+use crate::{cache::Cache, key::Key, observed::Observed, rate_limits, sagas, stream::index::Index};
 
 /// Every cache.
 pub struct Caches {
@@ -24,11 +24,13 @@ pub struct Caches {
     pub microservices: Arc<Cache<Observed>>,
     /// All of them.
     pub rate_limit_policies: Arc<Cache<Observed<RateLimitPolicy>>>,
+    /// All of them.
+    pub sagas: Arc<Cache<Observed<Saga>>>,
     /// Children.
     pub deployments: Arc<Cache<Deployment>>,
     /// Children.
     pub services: Arc<Cache<Service>>,
-    /// Children: boot documents.
+    /// Children: boot documents; and revisions of sagas.
     pub config_maps: Arc<Cache<ConfigMap>>,
     /// Children.
     pub service_accounts: Arc<Cache<ServiceAccount>>,
@@ -47,6 +49,7 @@ impl Default for Caches {
         Self {
             microservices: Arc::default(),
             rate_limit_policies: Arc::default(),
+            sagas: Arc::default(),
             deployments: Arc::new(Cache::packed()),
             services: Arc::new(Cache::packed()),
             config_maps: Arc::new(Cache::packed()),
@@ -60,19 +63,23 @@ impl Default for Caches {
 }
 
 impl Caches {
-    /// Caches that publish documents in `index`, and tell `policies` what the statuses of rate limit policies are made from:
-    /// what other replicas write, as the watch shows it, and what this one writes, of which the watch has nothing new to say.
-    pub fn publishing(index: Arc<Index>, policies: Concerned) -> Self {
+    /// Caches that publish documents in `index`, and tell `policies` and `sagas` what those are made from: what other replicas write,
+    /// as the watch shows it, and what this one writes, of which the watch has nothing new to say.
+    pub fn publishing(index: Arc<Index>, policies: rate_limits::Concerned, sagas: sagas::Concerned) -> Self {
         let caches = Self::default();
-        let concerned = policies.clone();
+        let (of_policies, of_sagas) = (policies.clone(), sagas.clone());
         caches.config_maps.tell(move |change| {
             index.config_map(change);
-            concerned.config_map(change);
+            of_policies.config_map(change);
+            of_sagas.config_map(change);
         });
-        let concerned = policies.clone();
-        caches
-            .microservices
-            .tell(move |change| concerned.microservice(change));
+        let (of_policies, of_sagas) = (policies.clone(), sagas.clone());
+        let all = Arc::clone(&caches.sagas);
+        caches.microservices.tell(move |change| {
+            of_policies.microservice(change);
+            of_sagas.microservice(change, || all.all().iter().map(|saga| Key::of(&**saga)).collect());
+        });
+        caches.sagas.tell(move |change| sagas.saga(change));
         caches
             .rate_limit_policies
             .tell(move |change| policies.policy(change));

@@ -11,18 +11,11 @@
 //! a write failed waits out its backoff, unless somebody edits a policy there. An own write makes its namespace due once
 //! more, and that look finds nothing to write.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::{api::core::v1::ConfigMap, jiff::Timestamp};
-use kube::{
-    Api, Client, Resource, ResourceExt,
-    api::{Patch, PatchParams},
-};
-use serde_json::json;
-use tokio::{sync::mpsc, time};
+use kube::Resource;
+use tokio::sync::mpsc;
 use trellis_api::{Microservice, RateLimitPolicy, RateLimitPolicyStatus, names};
 use trellis_chassis::drain;
 use trellis_operator_desired::rate_limit::{self, Target};
@@ -33,21 +26,17 @@ use crate::{
     caches::{self, Caches},
     error::chain,
     key::Key,
-    leader::Authority,
-    metrics::{self, Metrics, Verb},
     observed::Observed,
-    queue::{Cause, Done, Next, Queue},
+    queue::{Cause, Done},
+    statuses::{self, Statuses},
     stream::document,
-    triggers, workers,
+    triggers,
+    visits::{self, Visit},
+    workers::Trigger,
 };
 
 /// Time between visits of a namespace at rest.
 const VISIT: Duration = Duration::from_secs(600);
-/// Longest wait for the answer to a write.
-const REQUEST: Duration = Duration::from_secs(10);
-
-/// A namespace, and why its policies are to be looked at.
-type Trigger = (String, Cause);
 
 /// Says which namespaces changes concern. Clones tell the same task.
 #[derive(Debug, Clone)]
@@ -55,31 +44,14 @@ pub struct Concerned(mpsc::UnboundedSender<Trigger>);
 
 /// Writes the statuses.
 pub struct RateLimits {
-    /// Writes.
-    pub client: Client,
+    /// Writes statuses.
+    pub statuses: Statuses,
     /// What statuses are made from.
     pub caches: Arc<Caches>,
     /// Namespace of the operator.
     pub own_namespace: String,
-    /// Whether this replica may write.
-    pub authority: Authority,
-    /// Counts writes.
-    pub metrics: Metrics,
     /// Makes Microservices due, if the answer to a write shows an edit.
-    pub triggers: mpsc::UnboundedSender<workers::Trigger>,
-    /// What [`Concerned`] says.
-    pub changes: mpsc::UnboundedReceiver<Trigger>,
-}
-
-/// Why a status was not written.
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error("failed to write the status: this replica does not lead")]
-    Deposed,
-    #[error("failed to write the status in time")]
-    Late,
-    #[error("failed to write the status")]
-    Refused(#[from] kube::Error),
+    pub triggers: mpsc::UnboundedSender<Trigger>,
 }
 
 impl Concerned {
@@ -115,65 +87,21 @@ impl Concerned {
     }
 
     fn tell<K: Resource>(&self, object: &K, cause: Cause) {
-        let namespace = object.meta().namespace.clone().unwrap_or_default();
+        let key = namespace(object.meta().namespace.as_deref().unwrap_or_default());
         // Nobody listens any more only when the process ends.
-        let _ = self.0.send((namespace, cause));
+        let _ = self.0.send((key, cause));
     }
 }
 
 impl RateLimits {
-    /// Writes until the process is told to stop. Until this replica leads, changes are thrown away: on taking over, every
-    /// namespace with a policy is due.
-    pub async fn run(mut self, drain: drain::Watch) {
-        if !self.stand_by(&drain).await {
-            return;
-        }
-        let mut queue = Queue::default();
-        for policy in self.caches.rate_limit_policies.all() {
-            queue.add(
-                namespace(&Key::of(&*policy).namespace),
-                Cause::Resync,
-                Instant::now(),
-            );
-        }
-        loop {
-            let wake = match queue.next(Instant::now()) {
-                Next::Run { key, .. } => {
-                    let done = self.visit(&key.namespace).await;
-                    queue.done(&key, done, Instant::now(), rand::random());
-                    continue;
-                }
-                Next::At(wake) => Some(wake),
-                Next::Idle => None,
-            };
-            tokio::select! {
-                change = self.changes.recv() => match change {
-                    Some((name, cause)) => {
-                        queue.add(namespace(&name), cause, Instant::now());
-                    }
-                    None => return,
-                },
-                () = sleep_until(wake) => {}
-                () = drain.signaled() => return,
-            }
-        }
-    }
-
-    /// Waits for leadership; false if the process ends before.
-    async fn stand_by(&mut self, drain: &drain::Watch) -> bool {
-        let authority = self.authority.clone();
-        let mut acquired = std::pin::pin!(authority.acquired());
-        loop {
-            tokio::select! {
-                acquired = &mut acquired => return acquired,
-                change = self.changes.recv() => if change.is_none() { return false },
-                () = drain.signaled() => return false,
-            }
-        }
+    /// Writes until the process is told to stop.
+    pub async fn run(self, changes: mpsc::UnboundedReceiver<Trigger>, drain: drain::Watch) {
+        let authority = self.statuses.authority.clone();
+        visits::run(self, &authority, changes, drain).await;
     }
 
     /// Writes the status of every policy of a namespace whose status is not as it should be.
-    async fn visit(&self, namespace: &str) -> Done {
+    async fn visit_namespace(&self, namespace: &str) -> Done {
         let policies = self.caches.readable_policies(namespace);
         if policies.is_empty() {
             return Done::Gone;
@@ -183,7 +111,7 @@ impl RateLimits {
         let statuses = rate_limit::statuses(&policies, &targets, &self.own_namespace, Timestamp::now());
         for (policy, status) in policies.iter().zip(statuses) {
             if policy.status.as_ref() == Some(&status) {
-                self.wrote(metrics::Outcome::Skipped);
+                self.statuses.skipped::<RateLimitPolicy>();
                 continue;
             }
             if let Err(error) = self.write(policy, &status).await {
@@ -214,37 +142,12 @@ impl RateLimits {
         serde_json::from_str(live.data.as_ref()?.get(names::KEY_PROXY_CONFIG)?).ok()
     }
 
-    async fn write(&self, policy: &RateLimitPolicy, status: &RateLimitPolicyStatus) -> Result<(), Error> {
-        if !self.authority.holds() {
-            return Err(Error::Deposed);
-        }
-        let api: Api<Observed<RateLimitPolicy>> =
-            Api::namespaced(self.client.clone(), &policy.namespace().unwrap_or_default());
-        let patch = Patch::Apply(json!({
-            "apiVersion": RateLimitPolicy::api_version(&()),
-            "kind": RateLimitPolicy::kind(&()),
-            // The uid keeps a late status from a successor of the same name.
-            "metadata": {"name": policy.name_any(), "uid": policy.uid()},
-            "status": status,
-        }));
-        // Forced: the status is ours alone.
-        let parameters = PatchParams::apply(names::FIELD_MANAGER_STATUS).force();
-        let name = policy.name_any();
-        let written = time::timeout(REQUEST, api.patch_status(&name, &parameters, &patch)).await;
-        let mut written = match written.map_err(|_| Error::Late).and_then(|answer| Ok(answer?)) {
-            Ok(written) => written,
-            Err(error) => {
-                self.wrote(metrics::Outcome::Failed);
-                return Err(error);
-            }
-        };
-        let unchanged = written.resource_version() == policy.resource_version();
-        self.wrote(if unchanged {
-            metrics::Outcome::Unchanged
-        } else {
-            metrics::Outcome::Changed
-        });
-        caches::trim(&mut written);
+    async fn write(
+        &self,
+        policy: &RateLimitPolicy,
+        status: &RateLimitPolicyStatus,
+    ) -> Result<(), statuses::Error> {
+        let written = self.statuses.write(policy, status).await?;
         let (_, change) = self.caches.rate_limit_policies.written(written);
         for trigger in change.iter().flat_map(|change| {
             triggers::of_rate_limit_policy(change, || self.caches.readable_microservices())
@@ -254,23 +157,24 @@ impl RateLimits {
         }
         Ok(())
     }
+}
 
-    fn wrote(&self, outcome: metrics::Outcome) {
-        self.metrics
-            .wrote(&RateLimitPolicy::kind(&()), Verb::Status, outcome);
+impl Visit for RateLimits {
+    fn all(&self) -> Vec<Key> {
+        let all = self.caches.rate_limit_policies.all();
+        all.iter()
+            .map(|policy| namespace(&Key::of(&**policy).namespace))
+            .collect()
+    }
+
+    async fn visit(&self, key: &Key) -> Done {
+        self.visit_namespace(&key.namespace).await
     }
 }
 
 /// What a namespace is queued by.
 fn namespace(name: &str) -> Key {
     Key::new(name, "")
-}
-
-async fn sleep_until(wake: Option<Instant>) {
-    match wake {
-        Some(wake) => time::sleep_until(wake.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]

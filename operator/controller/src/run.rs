@@ -4,6 +4,7 @@
 //! watches --> caches --> index --> stream server          (every replica)
 //!    \--triggers--> workers --> passes                    (the leader)
 //! caches --> rate limits --> statuses of policies         (the leader)
+//! caches --> sagas --> revisions, statuses of sagas       (the leader)
 //! stream server --> answers of proxies --> report          (every replica, to the leader)
 //! admin port, liveness, leadership, events                (every replica)
 //! ```
@@ -36,7 +37,9 @@ use crate::{
     leader, liveness,
     metrics::Metrics,
     microservice::Context,
-    rate_limits::{Concerned, RateLimits},
+    rate_limits::{self, RateLimits},
+    sagas::{self, Sagas},
+    statuses::Statuses,
     stream::{
         answers::Answers,
         index::Index,
@@ -127,8 +130,9 @@ async fn run(args: Args) -> Result<(), Error> {
     let (finish, finishing) = drain::channel();
     let (triggers, due) = mpsc::unbounded_channel();
     let index = Arc::new(Index::default());
-    let (concerned, changes) = Concerned::channel();
-    let caches = Arc::new(Caches::publishing(Arc::clone(&index), concerned));
+    let (of_policies, changes_of_policies) = rate_limits::Concerned::channel();
+    let (of_sagas, changes_of_sagas) = sagas::Concerned::channel();
+    let caches = Arc::new(Caches::publishing(Arc::clone(&index), of_policies, of_sagas));
     let watches::Watches {
         mut tasks,
         mut synced,
@@ -158,16 +162,20 @@ async fn run(args: Args) -> Result<(), Error> {
     tokio::spawn(reporter.run(stopping.clone()));
     let (events, events_writer) = Events::new(client.clone(), identity, metrics.clone());
     tokio::spawn(events_writer.run());
-    let rate_limits = RateLimits {
+    let statuses = Statuses {
         client: client.clone(),
-        caches: Arc::clone(&caches),
-        own_namespace: args.namespace.clone(),
         authority: authority.clone(),
         metrics: metrics.clone(),
-        triggers: triggers.clone(),
-        changes,
     };
-    let mut rate_limits = tokio::spawn(rate_limits.run(stopping.clone()));
+    let rate_limits = RateLimits {
+        statuses: statuses.clone(),
+        caches: Arc::clone(&caches),
+        own_namespace: args.namespace.clone(),
+        triggers: triggers.clone(),
+    };
+    let mut rate_limits = tokio::spawn(rate_limits.run(changes_of_policies, stopping.clone()));
+    let sagas = Sagas::new(client.clone(), Arc::clone(&caches), statuses);
+    let mut sagas = tokio::spawn(sagas.run(changes_of_sagas, stopping.clone()));
     let context = Arc::new(Context {
         applier: Applier::new(
             client.clone(),
@@ -212,6 +220,7 @@ async fn run(args: Args) -> Result<(), Error> {
             ended = &mut stream => break ended?.map_err(Error::Stream).and(Err(Error::Ended("the stream"))),
             ended = &mut admin => break ended?.map_err(Error::Admin).and(Err(Error::Ended("the admin port"))),
             ended = &mut rate_limits => break ended.map_err(Error::from).and(Err(Error::Ended("statuses of policies"))),
+            ended = &mut sagas => break ended.map_err(Error::from).and(Err(Error::Ended("revisions of sagas"))),
             Some(ended) = tasks.join_next() => break ended.map_err(Error::from).and(Err(Error::Ended("a watch"))),
         }
     };
@@ -221,6 +230,7 @@ async fn run(args: Args) -> Result<(), Error> {
     stop.start();
     workers.await?;
     rate_limits.await?;
+    sagas.await?;
     finish.start();
     go.start();
     leadership.await??;

@@ -11,7 +11,7 @@ use k8s_openapi::api::{
 };
 use kube::{Api, Client, Resource};
 use tokio::{sync::mpsc, task::JoinSet};
-use trellis_api::{RateLimitPolicy, names};
+use trellis_api::{RateLimitPolicy, Saga, names};
 use trellis_chassis::readiness::Readiness;
 
 use crate::{
@@ -56,6 +56,7 @@ pub fn start(
     let mut tasks = JoinSet::new();
     starter.microservices(&mut tasks);
     starter.rate_limit_policies(&mut tasks);
+    starter.sagas(&mut tasks);
     starter.child::<Deployment>(&mut tasks, "deployments", triggers::of_child);
     starter.child::<Service>(&mut tasks, "services", triggers::of_child);
     starter.child::<ServiceAccount>(&mut tasks, "serviceaccounts", triggers::of_child);
@@ -78,10 +79,11 @@ pub fn start(
 }
 
 /// Kinds that a Microservice can do without.
-const OPTIONAL: [&str; 3] = [
+const OPTIONAL: [&str; 4] = [
     "horizontalpodautoscalers",
     "poddisruptionbudgets",
     "ratelimitpolicies",
+    "sagas",
 ];
 
 struct Starter<'a> {
@@ -116,6 +118,16 @@ impl Starter<'_> {
             for trigger in triggers::of_rate_limit_policy(change, || caches.readable_microservices()) {
                 // Nobody listens any more only when the process ends.
                 let _ = triggers.send(trigger);
+            }
+        }));
+    }
+
+    fn sagas(&self, tasks: &mut JoinSet<()>) {
+        let watch = self.watch::<Observed<Saga>>(String::new(), caches::trim, "sagas");
+        tasks.spawn(watch.run(Arc::clone(&self.caches.sagas), move |change| {
+            if let Observed::Unreadable(invalid) = &**change.object() {
+                let saga = Key::of(&**change.object());
+                tracing::warn!(%saga, error = invalid.error, "failed to read a saga");
             }
         }));
     }

@@ -14,7 +14,7 @@ use trellis_operator_desired::microservice::{self as decisions, Fetched, Setting
 
 use self::api_server::{Shared, client};
 use super::*;
-use crate::{rate_limits::Concerned, stream::index::Index};
+use crate::{rate_limits, sagas, stream::index::Index};
 
 mod api_server;
 mod logs;
@@ -127,7 +127,11 @@ async fn a_document_is_published_by_the_replica_that_wrote_it_before_any_watch_s
     let server = Shared::default();
     let index = Arc::new(Index::default());
     let mut leader = start(&server);
-    leader.caches = Arc::new(Caches::publishing(Arc::clone(&index), Concerned::channel().0));
+    leader.caches = Arc::new(Caches::publishing(
+        Arc::clone(&index),
+        rate_limits::Concerned::channel().0,
+        sagas::Concerned::channel().0,
+    ));
     let published = index.document(&Key::new("shop", "user"));
     let mut with_another_port = fixed();
     with_another_port["ports"][0]["port"] = 9000.into();

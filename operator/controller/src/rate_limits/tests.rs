@@ -6,11 +6,12 @@ use std::{
 };
 
 use http::{Method, Request, Response, StatusCode};
-use kube::client::Body;
+use kube::{Client, client::Body};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::{leader::Authority, metrics::Metrics, sagas};
 
 /// The policy, whether writes are refused, and every write.
 #[derive(Default)]
@@ -54,7 +55,7 @@ fn client(server: &Server) -> Client {
 }
 
 /// The task, and what it says of changes.
-fn task(authority: Authority) -> (Server, RateLimits) {
+fn task(authority: Authority) -> (Server, RateLimits, mpsc::UnboundedReceiver<Trigger>) {
     let policy = json!({
         "apiVersion": "trellis.dev/v1alpha1", "kind": "RateLimitPolicy",
         "metadata": {"namespace": "shop", "name": "limits", "uid": "u", "generation": 1, "resourceVersion": "7"},
@@ -64,22 +65,27 @@ fn task(authority: Authority) -> (Server, RateLimits) {
         },
     });
     let (concerned, changes) = Concerned::channel();
-    let caches = Arc::new(Caches::publishing(Arc::default(), concerned));
+    let caches = Arc::new(Caches::publishing(
+        Arc::default(),
+        concerned,
+        sagas::Concerned::channel().0,
+    ));
     caches
         .rate_limit_policies
         .written(serde_json::from_value(policy.clone()).unwrap());
     let server = Server::default();
     server.lock().unwrap().policy = policy;
     let task = RateLimits {
-        client: client(&server),
+        statuses: Statuses {
+            client: client(&server),
+            authority,
+            metrics: Metrics::register(&mut Registry::default()),
+        },
         caches,
         own_namespace: "trellis-system".to_owned(),
-        authority,
-        metrics: Metrics::register(&mut Registry::default()),
         triggers: mpsc::unbounded_channel().0,
-        changes,
     };
-    (server, task)
+    (server, task, changes)
 }
 
 fn writes(server: &Server) -> Vec<Value> {
@@ -88,8 +94,8 @@ fn writes(server: &Server) -> Vec<Value> {
 
 #[tokio::test]
 async fn a_status_is_written_once_with_the_uid_and_a_look_at_rest_writes_nothing() {
-    let (server, task) = task(Authority::held());
-    assert_eq!(task.visit("shop").await, Done::Visit(VISIT));
+    let (server, task, _) = task(Authority::held());
+    assert_eq!(task.visit_namespace("shop").await, Done::Visit(VISIT));
     let written = writes(&server);
     assert_eq!(written.len(), 1);
     assert_eq!(written[0]["metadata"], json!({"name": "limits", "uid": "u"}));
@@ -100,16 +106,16 @@ async fn a_status_is_written_once_with_the_uid_and_a_look_at_rest_writes_nothing
         .find(|condition| condition["type"] == "Enforced")
         .unwrap();
     assert_eq!(enforced["reason"], "TargetNotFound");
-    assert_eq!(task.visit("shop").await, Done::Visit(VISIT));
+    assert_eq!(task.visit_namespace("shop").await, Done::Visit(VISIT));
     assert!(writes(&server).is_empty());
-    assert_eq!(task.visit("elsewhere").await, Done::Gone);
+    assert_eq!(task.visit_namespace("elsewhere").await, Done::Gone);
 }
 
 #[tokio::test]
 async fn a_microservice_that_appears_changes_what_its_policy_says() {
-    let (server, mut task) = task(Authority::held());
-    task.visit("shop").await;
-    while task.changes.try_recv().is_ok() {}
+    let (server, task, mut changes) = task(Authority::held());
+    task.visit_namespace("shop").await;
+    while changes.try_recv().is_ok() {}
     let order = json!({
         "apiVersion": "trellis.dev/v1alpha1", "kind": "Microservice",
         "metadata": {"namespace": "shop", "name": "order", "uid": "o", "generation": 1, "resourceVersion": "9"},
@@ -118,9 +124,9 @@ async fn a_microservice_that_appears_changes_what_its_policy_says() {
     task.caches
         .microservices
         .written(serde_json::from_value(order).unwrap());
-    assert_eq!(task.changes.recv().await, Some(("shop".to_owned(), Cause::Event)));
+    assert_eq!(changes.recv().await, Some((namespace("shop"), Cause::Event)));
     writes(&server);
-    task.visit("shop").await;
+    task.visit_namespace("shop").await;
     let status = &writes(&server)[0]["status"];
     assert_eq!(
         status["targets"],
@@ -130,24 +136,24 @@ async fn a_microservice_that_appears_changes_what_its_policy_says() {
 
 #[tokio::test]
 async fn a_refused_write_is_tried_again_and_one_without_authority_is_not_sent() {
-    let (server, refused) = task(Authority::held());
+    let (server, refused, _) = task(Authority::held());
     server.lock().unwrap().refuses = true;
-    assert_eq!(refused.visit("shop").await, Done::Failed);
+    assert_eq!(refused.visit_namespace("shop").await, Done::Failed);
     assert_eq!(writes(&server).len(), 1);
     server.lock().unwrap().refuses = false;
-    assert_eq!(refused.visit("shop").await, Done::Visit(VISIT));
+    assert_eq!(refused.visit_namespace("shop").await, Done::Visit(VISIT));
     assert_eq!(writes(&server).len(), 1);
 
-    let (server, deposed) = task(Authority::lost());
-    assert_eq!(deposed.visit("shop").await, Done::Failed);
+    let (server, deposed, _) = task(Authority::lost());
+    assert_eq!(deposed.visit_namespace("shop").await, Done::Failed);
     assert!(writes(&server).is_empty());
 }
 
 #[tokio::test]
 async fn the_task_writes_on_taking_over_and_its_own_write_does_not_keep_it_going() {
-    let (server, task) = task(Authority::held());
+    let (server, task, changes) = task(Authority::held());
     let (stop, stopping) = drain::channel();
-    let running = tokio::spawn(task.run(stopping));
+    let running = tokio::spawn(task.run(changes, stopping));
     while server.lock().unwrap().writes.is_empty() {
         tokio::task::yield_now().await;
     }

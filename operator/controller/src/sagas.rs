@@ -1,0 +1,345 @@
+//! Sagas: their revisions and statuses, made by one task, which the leader runs.
+//!
+//! ```text
+//! saga edited --compile--> faults: status
+//!                          none: ConfigMap of the revision, if it is not there; the oldest beyond those that are kept go; status
+//! a Microservice comes, goes or is edited: the statuses of the sagas of its namespace
+//! ```
+//!
+//! A revision is written before the status names it, and is never changed: what is there under its name has its content.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use k8s_openapi::{api::core::v1::ConfigMap, jiff::Timestamp};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, PostParams, Preconditions},
+};
+use tokio::{sync::mpsc, time};
+use trellis_api::{Problem, Saga, names, saga::Revision};
+use trellis_chassis::drain;
+use trellis_operator_desired::saga::{self, Compiled, Made};
+
+use crate::{
+    cache::Change,
+    caches::{Caches, Child as _},
+    error::chain,
+    key::Key,
+    observed::Observed,
+    queue::{Cause, Done},
+    statuses::{REQUEST, Statuses},
+    visits::{self, Visit},
+    workers::Trigger,
+};
+
+/// Time between visits of a saga at rest.
+const VISIT: Duration = Duration::from_secs(600);
+
+/// Says which sagas changes concern. Clones tell the same task.
+#[derive(Debug, Clone)]
+pub struct Concerned(mpsc::UnboundedSender<Trigger>);
+
+/// Makes revisions and writes statuses.
+pub struct Sagas {
+    client: Client,
+    caches: Arc<Caches>,
+    statuses: Statuses,
+    /// What came of each saga's spec.
+    compiled: Mutex<HashMap<Key, Known>>,
+}
+
+/// What came of the spec of a generation.
+#[derive(Clone)]
+struct Known {
+    uid: Option<String>,
+    generation: Option<i64>,
+    compiled: Arc<Result<Compiled, Vec<Problem>>>,
+}
+
+/// Why a revision is not there.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("failed to write the revision: this replica does not lead")]
+    Deposed,
+    #[error("failed to write ConfigMap {0} in time")]
+    Late(String),
+    #[error("failed to write ConfigMap {0}")]
+    Refused(String, #[source] kube::Error),
+    #[error("ConfigMap {0} belongs to somebody else: delete it or rename the saga")]
+    NotOwned(String),
+    #[error("ConfigMap {0} has another content than its revision: delete it")]
+    Different(String),
+}
+
+impl Concerned {
+    /// What tells the task, and what the task is told by.
+    pub fn channel() -> (Self, mpsc::UnboundedReceiver<Trigger>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(sender), receiver)
+    }
+
+    /// Takes in a change of a saga, also one of its status.
+    pub fn saga(&self, change: &Change<Observed<Saga>>) {
+        let generation = |observed: &Observed<Saga>| observed.meta().generation;
+        let cause = match change {
+            Change::Set {
+                before: Some(before),
+                after,
+            } if generation(before) == generation(after) => Cause::Event,
+            Change::Set { .. } | Change::Removed(_) => Cause::User,
+        };
+        self.tell(Key::of(&**change.object()), cause);
+    }
+
+    /// Takes in a change of a Microservice, for the sagas of its namespace; not one of its status.
+    pub fn microservice(&self, change: &Change<Observed>, sagas: impl FnOnce() -> Vec<Key>) {
+        if let Change::Set {
+            before: Some(before),
+            after,
+        } = change
+            && before.meta().generation == after.meta().generation
+        {
+            return;
+        }
+        let namespace = change.object().meta().namespace.clone().unwrap_or_default();
+        for key in sagas().into_iter().filter(|key| key.namespace == namespace) {
+            self.tell(key, Cause::Event);
+        }
+    }
+
+    /// Takes in a change of a revision; other ConfigMaps are nothing to sagas.
+    pub fn config_map(&self, change: &Change<ConfigMap>) {
+        let metadata = &change.object().metadata;
+        let labels = metadata.labels.as_ref();
+        if let (Some(saga), Some(namespace)) = (
+            labels.and_then(|labels| labels.get(names::LABEL_SAGA)),
+            &metadata.namespace,
+        ) {
+            self.tell(Key::new(namespace, saga), Cause::Event);
+        }
+    }
+
+    fn tell(&self, key: Key, cause: Cause) {
+        // Nobody listens any more only when the process ends.
+        let _ = self.0.send((key, cause));
+    }
+}
+
+impl Sagas {
+    /// A task that reads `caches` and writes by `client`.
+    pub fn new(client: Client, caches: Arc<Caches>, statuses: Statuses) -> Self {
+        Self {
+            client,
+            caches,
+            statuses,
+            compiled: Mutex::default(),
+        }
+    }
+
+    /// Works until the process is told to stop.
+    pub async fn run(self, changes: mpsc::UnboundedReceiver<Trigger>, drain: drain::Watch) {
+        let authority = self.statuses.authority.clone();
+        visits::run(self, &authority, changes, drain).await;
+    }
+
+    /// What comes of the spec; looked at anew for each generation.
+    fn compile(&self, key: &Key, saga: &Saga) -> Arc<Result<Compiled, Vec<Problem>>> {
+        let (uid, generation) = (&saga.metadata.uid, saga.metadata.generation);
+        let mut all = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.get(key) {
+            Some(known) if known.uid == *uid && known.generation == generation => Arc::clone(&known.compiled),
+            _ => {
+                let compiled = Arc::new(saga::compile(saga));
+                let known = Known {
+                    uid: uid.clone(),
+                    generation,
+                    compiled: Arc::clone(&compiled),
+                };
+                all.insert(key.clone(), known);
+                compiled
+            }
+        }
+    }
+
+    fn forget(&self, key: &Key) {
+        self.compiled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(key);
+    }
+
+    /// The revisions that there are: those that the status names, or else all that are found.
+    fn revisions(&self, saga: &Saga) -> Vec<Revision> {
+        let namespace = saga.namespace().unwrap_or_default();
+        let named: Vec<Arc<ConfigMap>> = match saga.status.as_ref().map(|status| &status.revisions) {
+            Some(named) if !named.is_empty() => named
+                .iter()
+                .filter_map(|revision| {
+                    self.caches
+                        .config_maps
+                        .get(&Key::new(&namespace, &revision.config_map))
+                })
+                .collect(),
+            _ => self.caches.config_maps.all(),
+        };
+        named
+            .iter()
+            .filter(|config_map| config_map.metadata.namespace.as_ref() == Some(&namespace))
+            .filter_map(|config_map| saga::of_config_map(saga, config_map))
+            .collect()
+    }
+
+    /// Sees to it that the revision is there.
+    async fn make(&self, saga: &Saga, compiled: &Compiled) -> Result<Revision, Error> {
+        let wanted = saga::config_map(saga, compiled);
+        let name = wanted.name_any();
+        let namespace = saga.namespace().unwrap_or_default();
+        let key = Key::new(&namespace, &name);
+        if let Some(live) = self.caches.config_maps.get(&key) {
+            return judge(saga, compiled, &live);
+        }
+        if !self.statuses.authority.holds() {
+            return Err(Error::Deposed);
+        }
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &namespace);
+        let parameters = PostParams {
+            field_manager: Some(names::FIELD_MANAGER_SAGA.to_owned()),
+            ..PostParams::default()
+        };
+        let create = async {
+            match api.create(&parameters, &wanted).await {
+                Err(kube::Error::Api(status)) if status.code == 409 => api.get(&name).await,
+                answer => answer,
+            }
+        };
+        let answer = time::timeout(REQUEST, create).await;
+        let mut live = answer
+            .map_err(|_| Error::Late(name.clone()))?
+            .map_err(|error| Error::Refused(name.clone(), error))?;
+        live.trim();
+        let revision = judge(saga, compiled, &live)?;
+        self.caches.config_maps.written(live);
+        Ok(revision)
+    }
+
+    /// Deletes the revisions that are not kept.
+    async fn prune(&self, saga: &Saga, revisions: Vec<Revision>, current: &str) {
+        let namespace = saga.namespace().unwrap_or_default();
+        for revision in saga::excess(revisions, Some(current)) {
+            let Some(live) = self
+                .caches
+                .config_maps
+                .get(&Key::new(&namespace, &revision.config_map))
+            else {
+                continue;
+            };
+            if !self.statuses.authority.holds() {
+                return;
+            }
+            let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &namespace);
+            let parameters = DeleteParams::default().preconditions(Preconditions {
+                uid: live.metadata.uid.clone(),
+                resource_version: None,
+            });
+            let answer = time::timeout(REQUEST, api.delete(&revision.config_map, &parameters)).await;
+            match answer {
+                Ok(Ok(_)) => self.caches.config_maps.deleted(&live),
+                // It is tried again at the next visit.
+                Ok(Err(error)) => {
+                    tracing::warn!(saga = %Key::of(saga), config_map = revision.config_map, error = chain(&error), "failed to delete an old revision");
+                }
+                Err(_) => {
+                    tracing::warn!(saga = %Key::of(saga), config_map = revision.config_map, "failed to delete an old revision in time");
+                }
+            }
+        }
+    }
+}
+
+impl Visit for Sagas {
+    fn all(&self) -> Vec<Key> {
+        let all = self.caches.sagas.all();
+        all.iter().map(|saga| Key::of(&**saga)).collect()
+    }
+
+    async fn visit(&self, key: &Key) -> Done {
+        let observed = self.caches.sagas.get(key);
+        let Some(saga) = observed.as_ref().and_then(|observed| observed.readable()) else {
+            self.forget(key);
+            return Done::Gone;
+        };
+        if saga.metadata.deletion_timestamp.is_some() {
+            // Its revisions go with it: it owns them.
+            self.forget(key);
+            return Done::Gone;
+        }
+        let compiled = self.compile(key, saga);
+        let mut revisions = self.revisions(saga);
+        let mut done = Done::Visit(VISIT);
+        let made = match &*compiled {
+            Err(_) => None,
+            Ok(compiled) => match self.make(saga, compiled).await {
+                Ok(revision) => {
+                    revisions.retain(|known| known.name != revision.name);
+                    revisions.push(revision);
+                    self.prune(saga, revisions.clone(), &compiled.revision).await;
+                    Some(Made::Revision)
+                }
+                Err(error) => {
+                    tracing::warn!(saga = %key, error = chain(&error), "failed to make a revision; trying again");
+                    done = Done::Failed;
+                    Some(Made::Failed(chain(&error)))
+                }
+            },
+        };
+        let outcome = match (&*compiled, &made) {
+            (Ok(compiled), Some(made)) => Ok((compiled, made)),
+            (Err(problems), _) => Err(problems.as_slice()),
+            // One is made whenever it was compiled.
+            (Ok(_), None) => return Done::Failed,
+        };
+        let microservices = self.caches.readable_microservices();
+        let beside: Vec<_> = microservices
+            .into_iter()
+            .filter(|cr| cr.metadata.namespace.as_deref() == Some(&key.namespace))
+            .collect();
+        let status = saga::status(saga, outcome, revisions, &beside, Timestamp::now());
+        if saga.status.as_ref() == Some(&status) {
+            self.statuses.skipped::<Saga>();
+            return done;
+        }
+        match self.statuses.write(&**saga, &status).await {
+            Ok(written) => {
+                self.caches.sagas.written(written);
+                done
+            }
+            Err(error) => {
+                tracing::warn!(saga = %key, error = chain(&error), "failed to report on a saga; trying again");
+                Done::Failed
+            }
+        }
+    }
+}
+
+/// The revision, if what is there under its name is it.
+fn judge(saga: &Saga, compiled: &Compiled, live: &ConfigMap) -> Result<Revision, Error> {
+    let name = live.name_any();
+    let Some(revision) = saga::of_config_map(saga, live) else {
+        return Err(Error::NotOwned(name));
+    };
+    let content = live
+        .data
+        .as_ref()
+        .and_then(|data| data.get(names::KEY_SAGA_DEFINITION));
+    if content != Some(&compiled.text) {
+        return Err(Error::Different(name));
+    }
+    Ok(revision)
+}
+
+#[cfg(test)]
+mod tests;

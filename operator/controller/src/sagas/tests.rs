@@ -1,0 +1,340 @@
+//! Revisions and statuses, against an API server that keeps what it is told.
+
+use std::{collections::BTreeMap, convert::Infallible};
+
+use http::{Method, Request, Response, StatusCode};
+use kube::client::Body;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{leader::Authority, metrics::Metrics, rate_limits};
+
+/// The saga and the ConfigMaps, and every write.
+#[derive(Default)]
+struct Stored {
+    saga: Value,
+    config_maps: BTreeMap<String, Value>,
+    version: u64,
+    refuses: bool,
+    writes: Vec<String>,
+}
+
+type Server = Arc<Mutex<Stored>>;
+
+impl Stored {
+    fn answer(&mut self, method: &Method, path: &str, body: &Value) -> (u16, Value) {
+        let status = |code: u16, reason: &str| {
+            let status = json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": reason});
+            (code, status)
+        };
+        if *method != Method::GET {
+            self.writes.push(format!("{method} {path}"));
+            if self.refuses {
+                return status(500, "InternalError");
+            }
+        }
+        self.version += 1;
+        let version = Value::from(self.version.to_string());
+        if path.ends_with("/sagas/place-order/status") {
+            self.saga["status"] = body["status"].clone();
+            self.saga["metadata"]["resourceVersion"] = version;
+            return (200, self.saga.clone());
+        }
+        let name = path.rsplit('/').next().unwrap().to_owned();
+        match *method {
+            Method::POST => {
+                let name = body["metadata"]["name"].as_str().unwrap().to_owned();
+                if self.config_maps.contains_key(&name) {
+                    return status(409, "AlreadyExists");
+                }
+                let mut made = body.clone();
+                made["metadata"]["uid"] = format!("uid-{version}").into();
+                made["metadata"]["creationTimestamp"] =
+                    format!("2026-01-01T00:{:02}:00Z", self.version % 60).into();
+                made["metadata"]["resourceVersion"] = version;
+                self.config_maps.insert(name, made.clone());
+                (201, made)
+            }
+            Method::GET => match self.config_maps.get(&name) {
+                Some(found) => (200, found.clone()),
+                None => status(404, "NotFound"),
+            },
+            Method::DELETE => match self.config_maps.remove(&name) {
+                Some(gone) => (200, gone),
+                None => status(404, "NotFound"),
+            },
+            _ => status(405, "MethodNotAllowed"),
+        }
+    }
+}
+
+fn client(server: &Server) -> Client {
+    let server = Arc::clone(server);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let server = Arc::clone(&server);
+        async move {
+            let (parts, body) = request.into_parts();
+            let body = body.collect_bytes().await.unwrap();
+            let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let mut stored = server.lock().unwrap_or_else(PoisonError::into_inner);
+            let (code, answer) = stored.answer(&parts.method, parts.uri.path(), &body);
+            let mut answer = Response::new(Body::from(answer.to_string().into_bytes()));
+            *answer.status_mut() = StatusCode::from_u16(code).unwrap();
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    Client::new(service, "default")
+}
+
+/// A saga of which `path` is what its only step calls.
+fn saga(generation: i64, path: &str) -> Value {
+    json!({
+        "apiVersion": "trellis.dev/v1alpha1", "kind": "Saga",
+        "metadata": {"namespace": "shop", "name": "place-order", "uid": "s", "generation": generation, "resourceVersion": "7"},
+        "spec": {"steps": [
+            {"name": "confirm", "kind": "Pivot", "action": {"call": {"microservice": "order", "method": "POST", "path": path}}},
+        ]},
+    })
+}
+
+fn microservice(version: &str, port: &str) -> Observed {
+    serde_json::from_value(json!({
+        "apiVersion": "trellis.dev/v1alpha1", "kind": "Microservice",
+        "metadata": {"namespace": "shop", "name": "order", "uid": "o", "generation": version.len(), "resourceVersion": version},
+        "spec": {"image": "order:1", "ports": [{"name": port, "port": 8080, "protocol": if port == "http" { "HTTP" } else { "TCP" }}]},
+    }))
+    .unwrap()
+}
+
+struct Stage {
+    server: Server,
+    task: Sagas,
+    changes: mpsc::UnboundedReceiver<Trigger>,
+}
+
+impl Stage {
+    fn new(authority: Authority) -> Self {
+        let (concerned, changes) = Concerned::channel();
+        let caches = Caches::publishing(Arc::default(), rate_limits::Concerned::channel().0, concerned);
+        let server = Server::default();
+        let statuses = Statuses {
+            client: client(&server),
+            authority,
+            metrics: Metrics::register(&mut Registry::default()),
+        };
+        let task = Sagas::new(client(&server), Arc::new(caches), statuses);
+        let stage = Self {
+            server,
+            task,
+            changes,
+        };
+        stage.edit(1, "/x");
+        stage
+    }
+
+    fn edit(&self, generation: i64, path: &str) {
+        let mut stored = self.server.lock().unwrap();
+        stored.version += 10;
+        let mut edited = saga(generation, path);
+        edited["status"] = stored.saga["status"].take();
+        edited["metadata"]["resourceVersion"] = stored.version.to_string().into();
+        stored.saga = edited.clone();
+        drop(stored);
+        let edited = serde_json::from_value(edited).unwrap();
+        self.task.caches.sagas.written(edited);
+    }
+
+    async fn visit(&self) -> Done {
+        self.task.visit(&Key::new("shop", "place-order")).await
+    }
+
+    fn writes(&self) -> Vec<String> {
+        std::mem::take(&mut self.server.lock().unwrap().writes)
+    }
+
+    fn status(&self) -> Value {
+        self.server.lock().unwrap().saga["status"].clone()
+    }
+
+    /// `Ready False EngineNotInstalled`
+    fn condition(&self, name: &str) -> String {
+        let status = self.status();
+        let mut all = status["conditions"].as_array().unwrap().iter();
+        let found = all.find(|condition| condition["type"] == name).unwrap();
+        format!(
+            "{} {}",
+            found["status"].as_str().unwrap(),
+            found["reason"].as_str().unwrap()
+        )
+    }
+
+    fn revisions(&self) -> Vec<String> {
+        let status = self.status();
+        let all = status["revisions"].as_array().cloned().unwrap_or_default();
+        all.iter()
+            .map(|revision| revision["name"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+#[tokio::test]
+async fn a_revision_is_made_once_before_the_status_names_it_and_a_look_at_rest_writes_nothing() {
+    let stage = Stage::new(Authority::held());
+    assert_eq!(stage.visit().await, Done::Visit(VISIT));
+    let revision = stage.status()["revision"].as_str().unwrap().to_owned();
+    let status = "PATCH /apis/trellis.dev/v1alpha1/namespaces/shop/sagas/place-order/status";
+    assert_eq!(
+        stage.writes(),
+        ["POST /api/v1/namespaces/shop/configmaps", status]
+    );
+    assert_eq!(stage.revisions(), [&*revision]);
+    {
+        let stored = stage.server.lock().unwrap();
+        let made = &stored.config_maps[&format!("place-order-saga-{revision}")];
+        assert_eq!(made["immutable"], true);
+        assert_eq!(made["metadata"]["ownerReferences"][0]["uid"], "s");
+        assert_eq!(made["metadata"]["labels"]["trellis.dev/saga"], "place-order");
+        let content = made["data"]["definition.json"].as_str().unwrap();
+        let content: Value = serde_json::from_str(content).unwrap();
+        assert_eq!(content["steps"][0]["action"]["call"]["path"], "/x");
+    }
+    for (name, expected) in [
+        ("Accepted", "True Accepted"),
+        ("ParticipantsResolved", "False ParticipantNotFound"),
+        ("Programmed", "False EngineNotInstalled"),
+        ("Ready", "False ParticipantNotFound"),
+    ] {
+        assert_eq!(stage.condition(name), expected, "{name}");
+    }
+    assert_eq!(stage.visit().await, Done::Visit(VISIT));
+    assert_eq!(stage.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_fault_leaves_the_last_good_revision_and_going_back_is_the_old_revision() {
+    let stage = Stage::new(Authority::held());
+    stage.visit().await;
+    let first = stage.revisions();
+    stage.edit(2, "no path");
+    stage.visit().await;
+    assert_eq!(stage.condition("Accepted"), "False Invalid");
+    assert_eq!(stage.status()["revision"], *first[0]);
+    assert_eq!(
+        stage.status()["problems"][0]["field"],
+        "spec.steps[0].action.call.path"
+    );
+    stage.edit(3, "/y");
+    stage.visit().await;
+    let both = stage.revisions();
+    assert_eq!((both.len(), &both[1]), (2, &first[0]));
+    stage.writes();
+    stage.edit(4, "/x");
+    stage.visit().await;
+    assert_eq!(stage.revisions(), [&*both[1], &*both[0]]);
+    assert!(
+        stage.writes().iter().all(|write| write.starts_with("PATCH")),
+        "nothing is made anew"
+    );
+}
+
+#[tokio::test]
+async fn the_newest_revisions_are_kept_and_older_ones_are_deleted() {
+    let stage = Stage::new(Authority::held());
+    for generation in 1..=13 {
+        stage.edit(generation, &format!("/{generation}"));
+        assert_eq!(stage.visit().await, Done::Visit(VISIT));
+    }
+    let kept = stage.revisions();
+    assert_eq!(kept.len(), saga::KEPT);
+    let stored = stage.server.lock().unwrap();
+    assert_eq!(stored.config_maps.len(), saga::KEPT);
+    for revision in kept {
+        assert!(
+            stored
+                .config_maps
+                .contains_key(&format!("place-order-saga-{revision}"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_has_the_name_of_a_revision_and_is_none_is_said_and_left_alone() {
+    let stage = Stage::new(Authority::held());
+    stage.visit().await;
+    let name = stage.status()["revisions"][0]["configMap"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    for (change, expected) in [
+        (
+            json!({"metadata": {"ownerReferences": []}}),
+            "belongs to somebody else",
+        ),
+        (json!({"data": {"definition.json": "{}"}}), "another content"),
+    ] {
+        let stage = Stage::new(Authority::held());
+        let mut other = stage.server.lock().unwrap().config_maps.clone();
+        assert!(other.is_empty());
+        let first = Stage::new(Authority::held());
+        first.visit().await;
+        let mut made = first.server.lock().unwrap().config_maps[&name].clone();
+        for (part, value) in change.as_object().unwrap() {
+            match value.as_object().unwrap().get("ownerReferences") {
+                Some(none) => made["metadata"]["ownerReferences"] = none.clone(),
+                None => made[part] = value.clone(),
+            }
+        }
+        other.insert(name.clone(), made.clone());
+        stage.server.lock().unwrap().config_maps = other;
+        assert_eq!(stage.visit().await, Done::Failed);
+        assert_eq!(stage.condition("Programmed"), "False ApplyFailed");
+        let status = stage.status().to_string();
+        assert!(status.contains(expected), "{status}");
+        assert_eq!(stage.server.lock().unwrap().config_maps[&name], made);
+        assert_eq!(stage.status()["revision"], Value::Null);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_write_is_tried_again_and_one_without_authority_is_not_sent() {
+    let stage = Stage::new(Authority::held());
+    stage.server.lock().unwrap().refuses = true;
+    assert_eq!(stage.visit().await, Done::Failed);
+    stage.server.lock().unwrap().refuses = false;
+    assert_eq!(stage.visit().await, Done::Visit(VISIT));
+    assert_eq!(stage.condition("Programmed"), "False EngineNotInstalled");
+
+    let deposed = Stage::new(Authority::lost());
+    assert_eq!(deposed.visit().await, Done::Failed);
+    assert_eq!(deposed.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_microservice_that_comes_or_changes_its_ports_changes_what_is_said_of_participants() {
+    let mut stage = Stage::new(Authority::held());
+    stage.visit().await;
+    while stage.changes.try_recv().is_ok() {}
+    let due = Some((Key::new("shop", "place-order"), Cause::Event));
+    for (version, port, expected) in [
+        ("9", "http", "True Resolved"),
+        ("10", "raw", "False ParticipantNotFound"),
+    ] {
+        stage
+            .task
+            .caches
+            .microservices
+            .written(microservice(version, port));
+        assert_eq!(stage.changes.recv().await, due);
+        stage.visit().await;
+        while stage.changes.try_recv().is_ok() {}
+        assert_eq!(stage.condition("ParticipantsResolved"), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_saga_that_is_gone_is_not_visited_again() {
+    let stage = Stage::new(Authority::held());
+    assert_eq!(stage.task.visit(&Key::new("shop", "other")).await, Done::Gone);
+    assert_eq!(stage.writes(), Vec::<String>::new());
+}
