@@ -14,5 +14,6 @@ mod programmed;
 mod quota;
 mod rate_limits;
 mod resilience;
+mod sagas;
 mod shop;
 mod traces;
