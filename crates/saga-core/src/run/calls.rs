@@ -1,0 +1,275 @@
+//! Calls: tries, pauses, and when to stop.
+
+use std::sync::Arc;
+
+use super::{Call, Item, Machine, Phase, Refused, Trying};
+use crate::{
+    definition::{Kind, RetryCondition},
+    event::{CallId, Effect, Op, Outcome, Payload, Time, Timer, What},
+    mutation::{Mutation, is_on},
+    plan::{Plan, Policy},
+};
+
+/// The effect that tries a call; None: there is no such call.
+pub(super) fn effect(plan: &Plan, call: CallId, trying: &Trying, now: Time) -> Option<Effect> {
+    let policy = policy(plan, call)?;
+    Some(Effect::Call {
+        call,
+        attempt: trying.attempt,
+        until: Time(now.0.saturating_add(policy.timeout)),
+        poll: trying.poll.clone(),
+    })
+}
+
+fn policy(plan: &Plan, call: CallId) -> Option<&Policy> {
+    let step = plan.steps.get(call.step as usize)?;
+    match call.op {
+        Op::Action => Some(&step.action),
+        Op::Compensation => step.compensation.as_ref(),
+    }
+}
+
+impl Item {
+    pub(super) const fn new() -> Self {
+        Self {
+            action: Call::Idle,
+            compensation: Call::Idle,
+            output: None,
+        }
+    }
+
+    pub(super) const fn call(&mut self, op: Op) -> &mut Call {
+        match op {
+            Op::Action => &mut self.action,
+            Op::Compensation => &mut self.compensation,
+        }
+    }
+}
+
+impl Machine<'_> {
+    /// The call's state, if its step is in this incarnation.
+    pub(super) fn call(&mut self, id: CallId) -> Result<&mut Call, Refused> {
+        let step = self.state.steps.get_mut(id.step as usize);
+        let step = step.ok_or(Refused::Impossible)?;
+        if step.incarnation != id.incarnation {
+            return Err(Refused::Stale);
+        }
+        let item = step.items.get_mut(id.item as usize).ok_or(Refused::Stale)?;
+        Ok(item.call(id.op))
+    }
+
+    /// Begins a call.
+    pub(super) fn begin(&mut self, id: CallId) {
+        let trying = Trying {
+            attempt: 1,
+            since: self.state.now,
+            poll: None,
+        };
+        self.state.under_way += 1;
+        self.try_now(id, trying);
+    }
+
+    /// Puts a call that is under way on its way.
+    pub(super) fn try_now(&mut self, id: CallId, trying: Trying) {
+        self.effects
+            .extend(effect(self.plan, id, &trying, self.state.now));
+        self.set(id, Call::InFlight(trying));
+    }
+
+    fn set(&mut self, id: CallId, state: Call) {
+        if let Ok(call) = self.call(id) {
+            *call = state;
+        }
+    }
+
+    pub(super) fn answered(&mut self, id: CallId, attempt: u32, outcome: &Outcome) -> Result<(), Refused> {
+        let is_done = matches!(outcome, Outcome::Done(_));
+        let trying = match self.call(id)? {
+            Call::InFlight(trying) if trying.attempt == attempt => trying.clone(),
+            // Done is done, whichever try it was.
+            Call::InFlight(trying) | Call::Pausing(trying, _) | Call::Stuck(trying)
+                if is_done && attempt <= trying.attempt =>
+            {
+                trying.clone()
+            }
+            _ => return Err(Refused::Stale),
+        };
+        match outcome {
+            Outcome::Done(output) => self.done(id, output.clone()),
+            Outcome::Failed(detail) => self.failed(id, &trying, What::ActionFailed, detail),
+            Outcome::Pending { location, after } => self.pending(id, trying, location, *after),
+            Outcome::Retry {
+                condition,
+                after,
+                detail,
+            } => self.again(id, trying, *condition, *after, detail),
+        }
+        Ok(())
+    }
+
+    pub(super) fn pause_is_over(&mut self, id: CallId, attempt: u32) -> Result<(), Refused> {
+        let now = self.state.now;
+        let trying = match self.call(id)? {
+            Call::Pausing(trying, until) if trying.attempt == attempt => {
+                if now < *until && !is_on(Mutation::TimerBeforeItsTime) {
+                    return Err(Refused::TooEarly);
+                }
+                trying.clone()
+            }
+            Call::InFlight(trying) if is_on(Mutation::TimerTwice) => trying.clone(),
+            _ => return Err(Refused::Stale),
+        };
+        self.try_now(id, trying);
+        Ok(())
+    }
+
+    /// Takes a call for done. It may be stuck.
+    pub(super) fn done(&mut self, id: CallId, output: Option<Payload>) {
+        let is_stuck = matches!(self.call(id), Ok(Call::Stuck(_)));
+        self.set(id, Call::Done);
+        if is_stuck {
+            self.state.stuck -= 1;
+        } else {
+            self.state.under_way -= 1;
+        }
+        let step = id.step as usize;
+        match id.op {
+            Op::Action => {
+                if let Some(item) = self.state.steps[step].items.get_mut(id.item as usize) {
+                    item.output = output;
+                }
+                self.item_done(step);
+            }
+            Op::Compensation => self.item_compensated(step),
+        }
+    }
+
+    /// A call that has failed for good.
+    fn failed(&mut self, id: CallId, trying: &Trying, what: What, detail: &Arc<str>) {
+        match id.op {
+            Op::Compensation if is_on(Mutation::FailedCompensationIsDone) => self.done(id, None),
+            Op::Compensation => self.stick(id, trying.clone(), What::CompensationFailed, detail),
+            // The run has turned round meanwhile; why is known.
+            Op::Action if self.state.phase == Phase::Backward => self.give_up(id),
+            Op::Action => match self.plan.steps[id.step as usize].kind {
+                Kind::Retriable if !is_on(Mutation::RetriableTurnsRound) => {
+                    self.stick(id, trying.clone(), what, detail)
+                }
+                Kind::Compensatable | Kind::Pivot | Kind::Retriable => {
+                    self.cause(what, Some(id), trying.attempt, detail);
+                    self.give_up(id);
+                    self.turn_round();
+                }
+            },
+        }
+    }
+
+    /// A try that may do better.
+    fn again(
+        &mut self,
+        id: CallId,
+        mut trying: Trying,
+        condition: RetryCondition,
+        after: Option<u64>,
+        detail: &Arc<str>,
+    ) {
+        // An action is not tried any more on the way back; what came of it, its compensation will find.
+        let is_over = id.op == Op::Action && self.state.phase == Phase::Backward;
+        if is_over && !is_on(Mutation::RetriedOnTheWayBack) {
+            self.give_up(id);
+            return;
+        }
+        let elapsed = self.state.now.0.saturating_sub(trying.since.0);
+        let seed = if is_on(Mutation::PausesByTheClock) {
+            // Another number wherever the state is.
+            std::ptr::from_ref(&*self.state).addr() as u64
+        } else {
+            self.state.seed
+        };
+        let random = random(seed, id, trying.attempt);
+        let policy = policy(self.plan, id).filter(|policy| policy.takes(condition));
+        let is_taken = policy.is_some();
+        let pause = policy.and_then(|policy| policy.pause(trying.attempt, elapsed, random, after));
+        if let Some(pause) = pause {
+            trying.attempt += 1;
+            trying.poll = None;
+            self.pause(id, trying, pause);
+            return;
+        }
+        let what = if is_taken {
+            What::RetriesExhausted
+        } else {
+            What::ActionFailed
+        };
+        if self.is_pivot(id) {
+            self.stick(id, trying, What::PivotUnknown, detail);
+        } else {
+            self.failed(id, &trying, what, detail);
+        }
+    }
+
+    /// Nothing fences a pivot off: whatever the last try said, an earlier one, or a copy of it, may still be on its way. So it fails for
+    /// good only if the participant refuses it for good.
+    fn is_pivot(&self, id: CallId) -> bool {
+        let is_pivot = Some(id.step as usize) == self.plan.pivot && id.op == Op::Action;
+        is_pivot && !is_on(Mutation::UnknownPivotTurnsRound)
+    }
+
+    /// The participant works on it.
+    fn pending(&mut self, id: CallId, mut trying: Trying, location: &Arc<str>, after: Option<u64>) {
+        trying.poll = Some(Arc::clone(location));
+        let elapsed = self.state.now.0.saturating_sub(trying.since.0);
+        match policy(self.plan, id).and_then(|policy| policy.poll(elapsed, after)) {
+            Some(pause) => self.pause(id, trying, pause),
+            None => {
+                let detail: Arc<str> = "the participant is still working on it".into();
+                if self.is_pivot(id) {
+                    self.stick(id, trying, What::PivotUnknown, &detail);
+                } else {
+                    self.failed(id, &trying, What::RetriesExhausted, &detail);
+                }
+            }
+        }
+    }
+
+    fn pause(&mut self, id: CallId, trying: Trying, pause: u64) {
+        let until = Time(self.state.now.0.saturating_add(pause));
+        let timer = Timer::Try {
+            call: id,
+            attempt: trying.attempt,
+        };
+        self.effects.push(Effect::Wait { timer, until });
+        self.set(id, Call::Pausing(trying, until));
+    }
+
+    /// Leaves a call to an operator.
+    fn stick(&mut self, id: CallId, trying: Trying, what: What, detail: &Arc<str>) {
+        self.cause(what, Some(id), trying.attempt, detail);
+        self.set(id, Call::Stuck(trying));
+        self.state.under_way -= 1;
+        self.state.stuck += 1;
+    }
+
+    /// Does not try an action any more. It is under way.
+    fn give_up(&mut self, id: CallId) {
+        self.set(id, Call::GivenUp);
+        self.state.under_way -= 1;
+        if self.state.phase == Phase::Backward {
+            self.compensate_if_free(id.step as usize);
+        }
+    }
+}
+
+/// The same for the same try, at each replay (the mixer of SplitMix64, Steele, Lea and Flood, 2014).
+fn random(seed: u64, call: CallId, attempt: u32) -> u64 {
+    let place = u64::from(call.step) << 32 | u64::from(call.item);
+    let op = u64::from(call.op == Op::Compensation) << 63 | u64::from(call.incarnation) << 32;
+    let mut mixed = seed ^ place.rotate_left(17) ^ op ^ u64::from(attempt);
+    for _ in 0..2 {
+        mixed = mixed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+    }
+    mixed
+}
