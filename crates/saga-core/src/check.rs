@@ -97,11 +97,11 @@ fn compile_here(definition: &Definition) -> Result<Program, Vec<Fault>> {
         .collect();
     let scope = Scope::new(definition, &order, input.as_ref(), &outputs);
     let mut programs = Vec::new();
-    for i in 0..steps.len() {
+    for (i, output) in outputs.iter().enumerate() {
         if faults.len() >= MOST_FAULTS {
             break;
         }
-        programs.extend(step(i, &scope, &outputs[i], &mut faults));
+        programs.extend(step(i, &scope, output, &mut faults));
     }
     secrets::check(definition, input.as_ref(), &outputs, &mut faults);
     times::check(definition, &order, &mut faults);

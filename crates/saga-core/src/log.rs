@@ -121,11 +121,10 @@ pub fn read(log: &[u8]) -> Result<Contents, Error> {
                 contents.records.push(record);
                 contents.length += length;
             }
-            Ok(None) => break,
             Err(Error::Unknown(_)) => return Err(Error::Unknown(at)),
-            // The last record may have been written in part: its length is there and its body is not all.
-            Err(_) if is_last(&log[at..]) => break,
-            Err(_) => return Err(Error::Damaged(at)),
+            // The last record may have been written in part, but one with others behind it was written whole: then its length is wrong.
+            Ok(None) | Err(_) if is_last(&log[at..]) => break,
+            Ok(None) | Err(_) => return Err(Error::Damaged(at)),
         }
     }
     Ok(contents)

@@ -171,7 +171,8 @@ impl<'a> Scope<'a> {
             return;
         };
         let is_own = place == moment.step;
-        if !self.order.is_before(place, moment.step) && !(is_own && moment.of == Of::Compensation) {
+        let is_there = self.order.is_before(place, moment.step) || is_own && moment.of == Of::Compensation;
+        if !is_there {
             let message = if is_own {
                 format!("{name} is this step itself: its output is not there before it is done")
             } else if self.order.is_before(moment.step, place) {

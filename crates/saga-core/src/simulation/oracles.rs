@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{World, store::RunId};
+use super::{store::RunId, world::World};
 use crate::{
     definition::Kind,
     event::{CallId, Decision, Effect, Event, Op, Outcome, Time, Timer, Verb, What},
