@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-/// Check and render Trellis Microservices without a cluster.
+/// Check, render and rehearse Trellis objects without a cluster.
 #[derive(Debug, Parser)]
 #[command(name = "trellis", version, arg_required_else_help = true)]
 pub struct Args {
@@ -16,16 +16,30 @@ pub struct Args {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Print the faults of Microservices and RateLimitPolicies with their field paths; exit with 1 if there are any.
+    /// Print the faults of Microservices, RateLimitPolicies and Sagas with their field paths; exit with 1 if there are any.
     ///
     /// Warnings are printed too and do not change the exit code. Objects of other kinds are passed over.
     Check(Check),
     /// Print the objects that the operator would make.
     ///
     /// Microservices in the same files are each other's dependencies, gateways and rivals for routes, and RateLimitPolicies there
-    /// limit them. What the operator
+    /// limit them. Of a Saga it is the revision. What the operator
     /// takes from a cluster (live replicas, owners, the age of objects) is not there.
     Render(Render),
+    /// Sagas.
+    #[command(subcommand)]
+    Saga(SagaCommand),
+}
+
+/// What to do with sagas.
+#[derive(Debug, Subcommand)]
+pub enum SagaCommand {
+    /// Rehearse sagas with every fault at every call, and with two; exit with 1 if something was left behind or out of order.
+    ///
+    /// Participants are made up by the schemas of the saga and keep to the contract. At each call of each step: a refusal for good, a
+    /// lost answer, an outage of an hour, the death of the engine, a request that arrives twice. Expressions are evaluated with
+    /// values of many sorts. What ends stuck, out of order or with something left behind is printed as a timeline.
+    Simulate(Simulate),
 }
 
 /// Which files.
@@ -76,6 +90,38 @@ pub struct Render {
     /// Namespace of the operator, as its flag `--namespace`: no rate limit policy holds there.
     #[arg(long, default_value = "trellis-system", value_name = "NAMESPACE")]
     pub operator_namespace: String,
+}
+
+/// `trellis saga simulate`.
+#[derive(Debug, ClapArgs)]
+pub struct Simulate {
+    /// Which files.
+    #[command(flatten)]
+    pub input: Input,
+    /// How participants behave.
+    #[arg(long, value_enum, default_value_t = Participants::Barrier)]
+    pub participants: Participants,
+    /// Most schedules with two faults.
+    #[arg(long, default_value_t = 2000, value_name = "NUMBER")]
+    pub pairs: usize,
+    /// How many sets of values to make up, besides one with everything and one with as little as may be.
+    #[arg(long, default_value_t = 100, value_name = "NUMBER")]
+    pub values: u64,
+    /// Fail as well if a schedule ends stuck.
+    #[arg(long)]
+    pub strict: bool,
+    /// How to print what came of it.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// How participants behave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Participants {
+    /// They know requests that they have seen, as the contract says.
+    Barrier,
+    /// They do whatever they are asked, as often as they are.
+    Naive,
 }
 
 /// How to print faults.

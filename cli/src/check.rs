@@ -21,8 +21,9 @@ use crate::{
 const MICROSERVICE: &str = "Microservice";
 const POLICY: &str = "RateLimitPolicy";
 const SAGA: &str = "Saga";
-/// Our kinds, as messages name them.
+/// Our kinds, and how messages name them.
 const KINDS: [&str; 3] = [MICROSERVICE, POLICY, SAGA];
+const ANY_KIND: &str = "Microservice, RateLimitPolicy or Saga";
 
 /// The schema of each kind.
 #[derive(Default)]
@@ -110,7 +111,7 @@ pub fn check(input: &args::Input) -> Result<Checked, Error> {
 
 fn nothing_in(path: &Path) -> Finding {
     let file = manifest::name(path);
-    Finding::of_file(&file, &format!("no {} in {file}", KINDS.join(", ")))
+    Finding::of_file(&file, &format!("no {ANY_KIND} in {file}"))
 }
 
 fn check_manifest(manifest: &Manifest, schemas: &Schemas, namespace: &str, checked: &mut Checked) {
@@ -269,7 +270,7 @@ fn header(document: &Value) -> Vec<Problem> {
     if KINDS.iter().all(|kind| document["kind"] != *kind) {
         problems.push(Problem::error(
             "kind",
-            format!("is {}: use one of {}", document["kind"], KINDS.join(", ")),
+            format!("is {}: use {ANY_KIND}", document["kind"]),
         ));
     }
     problems

@@ -10,6 +10,7 @@
 //! schema      a document against the schema of its CustomResourceDefinition
 //! check       documents -> faults
 //! render      documents -> objects
+//! simulate    sagas -> what they do when their steps fail
 //! report      faults, for people or as JSON
 //! ```
 
@@ -24,12 +25,16 @@ mod manifest;
 mod render;
 mod report;
 mod schema;
+mod simulate;
 
 fn main() -> ExitCode {
     let args = args::Args::parse();
     let no_faults = match &args.command {
         args::Command::Check(check) => check::run(check).map_err(render::Error::from),
         args::Command::Render(render) => render::run(render),
+        args::Command::Saga(args::SagaCommand::Simulate(simulate)) => {
+            simulate::run(simulate).map_err(render::Error::from)
+        }
     };
     match no_faults {
         Ok(true) => ExitCode::SUCCESS,

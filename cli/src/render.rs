@@ -7,6 +7,7 @@ use trellis_operator_desired::{
     Prepared, Resources,
     microservice::{self, Fetched, Settings},
     rate_limit::Policies,
+    saga,
 };
 
 use crate::{args, check, report};
@@ -25,7 +26,7 @@ pub enum Error {
     Output(#[source] std::io::Error),
 }
 
-/// Prints the objects of every Microservice without faults, and the faults of the others. Whether there were none.
+/// Prints the objects of every Microservice and the revision of every Saga without faults, and the faults of the others. Whether there were none.
 ///
 /// # Errors
 /// Files cannot be read or objects not be written.
@@ -63,6 +64,11 @@ pub fn run(args: &args::Render) -> Result<bool, Error> {
         };
         if let Some(validated) = microservice::validate(cr, &fetched, &settings).validated {
             documents.extend(yaml(microservice::build(&validated))?);
+        }
+    }
+    for cr in &checked.sagas {
+        if let Ok(compiled) = saga::compile(cr) {
+            documents.push(document(&saga::config_map(cr, &compiled))?);
         }
     }
     report::print(&documents.join("---\n")).map_err(Error::Output)?;

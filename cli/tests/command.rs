@@ -201,7 +201,7 @@ fn a_file_without_a_microservice_ends_with_1() {
         let output = trellis(&["check", "-f", "-"], nothing);
         assert_eq!(
             text(&output.stdout),
-            "stdin: no Microservice or RateLimitPolicy in stdin\n",
+            "stdin: no Microservice, RateLimitPolicy or Saga in stdin\n",
             "{nothing:?}"
         );
         assert_eq!(output.status.code(), Some(1));
@@ -214,7 +214,7 @@ fn a_file_without_a_microservice_ends_with_1() {
     let said = text(&output.stdout);
     assert_eq!(
         said,
-        format!("{name}: no Microservice or RateLimitPolicy in {name}\n")
+        format!("{name}: no Microservice, RateLimitPolicy or Saga in {name}\n")
     );
     assert_eq!(output.status.code(), Some(1));
 }
@@ -237,7 +237,9 @@ fn objects_of_other_kinds_are_passed_over_and_unknown_ones_of_ours_are_not() {
         &["check", "-f", "-"],
         &HELLO.replace("kind: Microservice", "kind: Microservcie"),
     );
-    assert!(text(&output.stdout).contains("kind: is \"Microservcie\": use Microservice or RateLimitPolicy"));
+    assert!(
+        text(&output.stdout).contains("kind: is \"Microservcie\": use Microservice, RateLimitPolicy or Saga")
+    );
     assert_eq!(output.status.code(), Some(1));
 }
 
@@ -381,4 +383,117 @@ fn a_rendered_limit_over_all_pods_is_leased_from_the_operators_default() {
     assert!(text(&trellis(&elsewhere, &both).stdout).contains("\"address\": \"http://quota:1\""));
     let of_trellis = ["render", "-n", "trellis-system", "-f", "-"];
     assert!(!text(&trellis(&of_trellis, &both).stdout).contains("\"limits\""));
+}
+
+/// Two steps, a pivot and one after it.
+const SAGA: &str = r#"
+apiVersion: trellis.dev/v1alpha1
+kind: Saga
+metadata: {name: place-order, namespace: shop}
+spec:
+  timeout: 2m
+  input: {schema: {type: object, required: [amount, lines], properties: {amount: {type: integer, minimum: 1, maximum: 100000}, lines: {type: array, items: {type: string}}}}}
+  steps:
+  - name: reserve
+    forEach: {items: input.lines}
+    action: {call: {microservice: stock, method: PUT, path: "/reservations/${run.id}/${index}"}, body: {sku: "${item}"}}
+    compensation: {call: {microservice: stock, method: DELETE, path: "/reservations/${run.id}/${index}"}}
+  - name: authorise
+    after: []
+    action: {call: {microservice: payment, method: POST, path: /authorisations}, body: {amount: "${input.amount}"}}
+    compensation: {call: {microservice: payment, method: DELETE, path: "/authorisations/${run.id}"}}
+  - name: confirm
+    kind: Pivot
+    after: [reserve, authorise]
+    action: {call: {microservice: order, method: POST, path: /confirm}}
+  - name: capture
+    kind: Retriable
+    action: {call: {microservice: payment, method: POST, path: "/authorisations/${run.id}/capture"}}
+"#;
+
+#[test]
+fn a_sound_saga_leaves_nothing_behind_in_any_schedule() {
+    let output = trellis(&["saga", "simulate", "-f", "-"], SAGA);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("two faults"), "{said}");
+    assert!(
+        said.contains("nothing was left behind, nothing was out of order"),
+        "{said}"
+    );
+    assert!(
+        said.contains("gets stuck: the compensation of reserve fails"),
+        "{said}"
+    );
+    assert!(said.contains("DELETE payment /authorisations/"), "{said}");
+    let strict = trellis(&["saga", "simulate", "--strict", "-f", "-"], SAGA);
+    assert_eq!(strict.status.code(), Some(1), "what gets stuck counts");
+}
+
+#[test]
+fn participants_without_a_barrier_move_money_twice() {
+    let arguments = [
+        "saga",
+        "simulate",
+        "--participants",
+        "naive",
+        "-o",
+        "json",
+        "-f",
+        "-",
+    ];
+    let output = trellis(&arguments, SAGA);
+    assert_eq!(output.status.code(), Some(1));
+    let reports: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(reports[0]["saga"], "place-order");
+    let found = reports[0]["unsafeSchedules"].as_array().unwrap();
+    let what: Vec<&str> = found
+        .iter()
+        .map(|example| example["what"].as_str().unwrap())
+        .collect();
+    assert!(what.contains(&"authorise took effect 2 times"), "{what:?}");
+    assert!(
+        what.contains(&"what authorise did remains, although the run was compensated"),
+        "{what:?}"
+    );
+    assert!(
+        found
+            .iter()
+            .all(|example| !example["timeline"].as_array().unwrap().is_empty())
+    );
+}
+
+#[test]
+fn a_value_for_which_an_expression_fails_is_found() {
+    let saga = SAGA.replace("${input.amount}", "${100 / (input.amount - input.lines.size())}");
+    let output = trellis(&["saga", "simulate", "-f", "-"], &saga);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("spec.steps[1].action: failed to evaluate body.amount: division_by_zero, with input {"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_faulty_saga_is_refused_and_not_simulated() {
+    let saga = SAGA.replace("${input.amount}", "${input.amount + 'a'}");
+    for arguments in [&["check", "-f", "-"][..], &["saga", "simulate", "-f", "-"]] {
+        let output = trellis(arguments, &saga);
+        assert_eq!(output.status.code(), Some(1));
+        let said = text(&output.stdout) + &text(&output.stderr);
+        let fault = "Saga/place-order: spec.steps[1].action.body.amount: line 1, column 16: int + string";
+        assert!(said.contains(fault), "{said}");
+    }
+}
+
+#[test]
+fn a_saga_is_rendered_as_its_revision() {
+    let output = trellis(&["render", "-f", "-"], SAGA);
+    let said = text(&output.stdout);
+    assert!(
+        said.contains("kind: ConfigMap") && said.contains("immutable: true"),
+        "{said}"
+    );
+    assert!(said.contains("name: place-order-saga-"), "{said}");
 }

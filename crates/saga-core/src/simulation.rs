@@ -21,6 +21,8 @@ mod message;
 pub mod oracles;
 pub mod participants;
 pub mod random;
+pub mod rehearsal;
+pub mod sample;
 pub mod store;
 mod world;
 

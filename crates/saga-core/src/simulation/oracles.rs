@@ -85,7 +85,7 @@ pub fn judge(world: &mut World) {
 }
 
 /// What the records say of the order of calls: 5, 6, 7, 12.
-fn of_records(plan: &Plan, events: &[(Time, &Event)]) -> Vec<String> {
+pub(super) fn of_records(plan: &Plan, events: &[(Time, &Event)]) -> Vec<String> {
     let mut found = Vec::new();
     let mut effects = Vec::new();
     let Some(((first, event), rest)) = events.split_first() else {

@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{
-    api::core::v1::ConfigMap,
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
-};
+use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::Resource as _;
 use trellis_api::{
     Saga,
@@ -63,7 +60,7 @@ pub fn of_config_map(saga: &Saga, config_map: &ConfigMap) -> Option<Revision> {
     Some(Revision {
         name: revision.to_owned(),
         config_map: name.clone(),
-        created_at: metadata.creation_timestamp.clone().map(|Time(time)| Time(time)),
+        created_at: metadata.creation_timestamp.clone(),
     })
 }
 
