@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 
 use crate::{
-    environment::VariableId,
+    environment::{Environment, VariableId},
     evaluate::{Bindings, Error, ErrorKind},
     node::{Function, Kind, Node, Operator},
     value::Value,
@@ -57,15 +57,15 @@ pub(crate) enum Test {
 
 impl Condition {
     /// The short way to a condition; none: there is none.
-    pub(crate) fn of(node: &Node) -> Option<Self> {
+    pub(crate) fn of(node: &Node, names: &Environment) -> Option<Self> {
         match &node.kind {
             Kind::Literal(Value::Bool(constant)) => Some(Self::Constant(*constant)),
             Kind::HasEntry(id, key) => Some(Self::Has(*id, key.clone())),
-            Kind::Not(operand) => Some(Self::Not(Box::new(Self::of(operand)?))),
+            Kind::Not(operand) => Some(Self::Not(Box::new(Self::of(operand, names)?))),
             Kind::And(left, right) => {
                 let mut all = Vec::new();
                 for side in [left, right] {
-                    match Self::of(side)? {
+                    match Self::of(side, names)? {
                         Self::All(inner) => all.extend(inner),
                         other => all.push(other),
                     }
@@ -75,7 +75,7 @@ impl Condition {
             Kind::Or(left, right) => {
                 let mut any = Vec::new();
                 for side in [left, right] {
-                    match Self::of(side)? {
+                    match Self::of(side, names)? {
                         Self::Any(inner) => any.extend(inner),
                         other => any.push(other),
                     }
@@ -83,9 +83,9 @@ impl Condition {
                 Some(Self::Any(any))
             }
             Kind::Binary(operator @ (Operator::Equal | Operator::NotEqual), left, right) => {
-                let (text, literal) = match (Text::of(left), literal(right)) {
+                let (text, literal) = match (Text::of(left, names), literal(right)) {
                     (Some(text), Some(literal)) => (text, literal),
-                    _ => (Text::of(right)?, literal(left)?),
+                    _ => (Text::of(right, names)?, literal(left)?),
                 };
                 let equal = *operator == Operator::Equal;
                 let test = if equal {
@@ -100,13 +100,13 @@ impl Condition {
                     return None;
                 };
                 let elements = elements.iter().map(literal).collect::<Option<_>>()?;
-                Some(Self::Test(Text::of(needle)?, Test::OneOf(elements)))
+                Some(Self::Test(Text::of(needle, names)?, Test::OneOf(elements)))
             }
             Kind::Call(function, arguments) => {
                 let [text, part] = arguments.as_slice() else {
                     return None;
                 };
-                let (text, part) = (Text::of(text)?, literal(part)?);
+                let (text, part) = (Text::of(text, names)?, literal(part)?);
                 let test = match function {
                     Function::StartsWith => Test::StartsWith(part),
                     Function::EndsWith => Test::EndsWith(part),
@@ -147,15 +147,18 @@ fn decide(conditions: &[Condition], bindings: &dyn Bindings, decisive: bool) -> 
 
 impl Text {
     /// The short way to a text; none: there is none.
-    pub(crate) fn of(node: &Node) -> Option<Self> {
+    pub(crate) fn of(node: &Node, names: &Environment) -> Option<Self> {
         let source = match &node.kind {
-            Kind::Variable(id) => Source::Variable(*id),
-            Kind::Entry(id, key) => Source::Entry(*id, key.clone()),
+            Kind::Variable(id) if names.is_text(*id) => Source::Variable(*id),
+            Kind::Entry(id, key) if names.has_texts(*id) => Source::Entry(*id, key.clone()),
             Kind::Call(Function::OrValue, arguments) => match arguments.as_slice() {
                 [optional, default] => {
                     let Kind::OptionalEntry(id, key) = &optional.kind else {
                         return None;
                     };
+                    if !names.has_texts(*id) {
+                        return None;
+                    }
                     Source::EntryOr(*id, key.clone(), literal(default)?)
                 }
                 _ => return None,

@@ -52,7 +52,7 @@ impl<'a> Draft<'a> {
     /// Every fault, in order of position.
     pub fn check(self, environment: &Environment, expected: &[Type]) -> Result<Expression, Vec<Fault>> {
         let checked = check::check(self.source, &self.parsed, environment, expected)?;
-        Ok(Expression::new(self.source, checked))
+        Ok(Expression::new(self.source, checked, environment))
     }
 }
 

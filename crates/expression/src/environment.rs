@@ -89,6 +89,21 @@ impl Environment {
         }
     }
 
+    /// Whether values of a name are texts, always.
+    pub(crate) fn is_text(&self, id: VariableId) -> bool {
+        self.r#type(id) == Some(&Type::String)
+    }
+
+    /// Whether a name is a map of texts.
+    pub(crate) fn has_texts(&self, id: VariableId) -> bool {
+        matches!(self.r#type(id), Some(Type::Map(_, values)) if **values == Type::String)
+    }
+
+    fn r#type(&self, id: VariableId) -> Option<&Type> {
+        let variable = self.variables.get(usize::from(id.0))?;
+        Some(&variable.r#type)
+    }
+
     pub(crate) fn has_lower_case_keys(&self, id: VariableId) -> bool {
         self.variables
             .get(usize::from(id.0))

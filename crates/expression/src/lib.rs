@@ -91,11 +91,11 @@ impl Expression {
         draft.check(environment, expected)
     }
 
-    fn new(source: &str, checked: check::Checked) -> Self {
+    fn new(source: &str, checked: check::Checked, names: &Environment) -> Self {
         let tree = checked.node;
         let short = match checked.r#type {
-            Type::Bool => Condition::of(&tree).map(Short::Condition),
-            Type::String => Text::of(&tree).map(Short::Text),
+            Type::Bool => Condition::of(&tree, names).map(Short::Condition),
+            Type::String => Text::of(&tree, names).map(Short::Text),
             _ => None,
         };
         Self {

@@ -101,9 +101,12 @@ fn collect(condition: &IdedExpr, outcome: bool, facts: &mut Vec<Fact>) {
     }
 }
 
+pub(super) const fn is_null(expression: &IdedExpr) -> bool {
+    matches!(expression.expr, Expr::Literal(LiteralValue::Null))
+}
+
 /// Which side is compared with `null`.
 fn not_null(left: &IdedExpr, right: &IdedExpr) -> Option<Fact> {
-    let is_null = |side: &IdedExpr| matches!(side.expr, Expr::Literal(LiteralValue::Null));
     let other = match (is_null(left), is_null(right)) {
         (true, false) => right,
         (false, true) => left,

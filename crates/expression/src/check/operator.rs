@@ -7,7 +7,7 @@ use cel::{
 
 use super::{
     Access, Checked, Checker, checked,
-    fact::{Fact, path},
+    fact::{Fact, is_null, path},
     hint::{hint, hint_for_both},
 };
 use crate::{
@@ -99,7 +99,16 @@ impl Checker<'_> {
         left: &IdedExpr,
         right: &IdedExpr,
     ) -> Checked {
-        let (left, right) = (self.expression(left), self.expression(right));
+        let (left, right) = if is_null(left) || is_null(right) {
+            // Who asks once more whether it is null may.
+            let before = self.facts.clone();
+            self.facts.retain(|fact| matches!(fact, Fact::Present(_)));
+            let both = (self.expression(left), self.expression(right));
+            self.facts = before;
+            both
+        } else {
+            (self.expression(left), self.expression(right))
+        };
         let Some(shared) = left.r#type.join(&right.r#type) else {
             let message = format!(
                 "{} {symbol} {}: both sides must have one type{}",
