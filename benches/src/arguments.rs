@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{limiter, operator, proxy};
+use crate::{limiter, operator, proxy, saga};
 
 #[derive(Parser)]
 #[command(name = "trellis-bench", version)]
@@ -29,6 +29,8 @@ enum Bench {
     Operator(operator::Options),
     /// The proxy beside Envoy and nginx
     Proxy(proxy::Options),
+    /// Sagas: check, decisions, log, memory
+    Saga(saga::Options),
 }
 
 impl Arguments {
@@ -44,6 +46,7 @@ impl Arguments {
                 ))),
             Bench::Limiter(options) => limiter::run(options, &self.work, &self.output),
             Bench::Proxy(options) => proxy::run(options, &self.work, &self.output),
+            Bench::Saga(options) => saga::run(options, &self.output),
         }
     }
 }

@@ -11,6 +11,7 @@ mod operator;
 mod process;
 mod proxy;
 mod report;
+mod saga;
 mod statistics;
 mod wait;
 

@@ -29,6 +29,8 @@ pub enum Bench {
     Operator,
     /// The proxy as a gateway, beside Envoy and nginx
     Proxy,
+    /// Sagas: the check of definitions, decisions, log, memory
+    Saga,
 }
 
 /// Measures; `options` go to the bench.
@@ -42,6 +44,8 @@ pub fn run(paths: &Paths, bench: Bench, options: &[String]) -> Result<()> {
         ),
         Bench::Operator => ("operator", "trellis-operator", &[]),
         Bench::Proxy => ("proxy", "trellis-proxy", &[]),
+        // The core is part of the bench.
+        Bench::Saga => ("saga", "trellis-bench", &[]),
     };
     let arguments = [&["--release"], features].concat();
     let binaries = service::compile(&paths.repository, &["trellis-bench", subject], &arguments)?;
@@ -52,12 +56,12 @@ pub fn run(paths: &Paths, bench: Bench, options: &[String]) -> Result<()> {
             .with_context(|| format!("cargo built no binary {name}"))
     };
     let inputs = match bench {
-        Bench::Limiter => [
+        Bench::Limiter => vec![
             ("--trellis", binary(subject)?),
             ("--timing", binary("trellis-proxy-timing")?),
             ("--envoy", envoy(&folder)?),
         ],
-        Bench::Operator => [
+        Bench::Operator => vec![
             (
                 "--programs",
                 binary::ensure(&paths.cluster_sources(), &paths.cache)?,
@@ -65,7 +69,8 @@ pub fn run(paths: &Paths, bench: Bench, options: &[String]) -> Result<()> {
             ("--operator", binary(subject)?),
             ("--manifests", paths.repository.join("manifests")),
         ],
-        Bench::Proxy => [
+        Bench::Saga => vec![],
+        Bench::Proxy => vec![
             ("--trellis", binary(subject)?),
             ("--envoy", envoy(&folder)?),
             ("--nginx", nginx(&folder)?),

@@ -44,16 +44,25 @@ enum Long {
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(6..=3600))]
         window: u32,
     },
+    /// Histories of sagas in which everything goes wrong. No cluster is needed
+    Sagas {
+        /// How many
+        #[arg(long, default_value_t = 1_000_000)]
+        histories: u64,
+        /// This one alone, again
+        #[arg(long, value_name = "SEED", conflicts_with = "histories")]
+        seed: Option<u64>,
+    },
 }
 
 /// Becomes the program that does it, so that an order to end reaches it: it puts back what it has changed.
 pub fn run(paths: &Paths, arguments: &[String]) -> Result<Infallible> {
     let mut command = cargo(&paths.repository);
     match arguments.first().map(String::as_str) {
-        Some("crashes" | "rest" | "quota") => {
+        Some("crashes" | "rest" | "quota" | "sagas") => {
             let name = "cargo xtask soak".to_owned();
             let verb = Long::parse_from([&name].into_iter().chain(arguments));
-            if !matches!(verb, Long::Quota { .. }) {
+            if matches!(verb, Long::Crashes | Long::Rest { .. }) {
                 let programs = binary::ensure(&paths.cluster_sources(), &paths.cache)?;
                 command.env(PROGRAMS, programs);
             }
@@ -69,6 +78,9 @@ pub fn run(paths: &Paths, arguments: &[String]) -> Result<Infallible> {
 }
 
 fn test<'a>(command: &'a mut Command, verb: &Long) -> &'a mut Command {
+    if let Long::Sagas { histories, seed } = verb {
+        return sagas(command, *histories, *seed);
+    }
     // Of the whole workspace: a package alone has other features of its dependencies, and cargo would compile those anew.
     command.args(["test", "--quiet", "--workspace", "--features", FAULTS]);
     let mut convergence = |filter: &str| {
@@ -91,8 +103,21 @@ fn test<'a>(command: &'a mut Command, verb: &Long) -> &'a mut Command {
                 .args(["--test", target, "--", "--nocapture", filter])
                 .env("TRELLIS_QUOTA_WINDOW", window.to_string());
         }
+        Long::Sagas { .. } => {}
     }
     command
+}
+
+/// Without the rest of the workspace, so that it is soon compiled for speed.
+fn sagas(command: &mut Command, histories: u64, seed: Option<u64>) -> &mut Command {
+    command.args(["test", "--quiet", "--release", "--package", "trellis-saga-core"]);
+    command.args(["--test", "simulation", "--", "--nocapture"]);
+    match seed {
+        Some(seed) => command.arg("one_seed").env("TRELLIS_SEED", seed.to_string()),
+        None => command
+            .arg("whatever_goes_wrong")
+            .env("TRELLIS_SEEDS", histories.to_string()),
+    }
 }
 
 #[cfg(test)]

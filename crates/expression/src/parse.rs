@@ -9,7 +9,10 @@
 
 use std::{cell::Cell, thread};
 
-use cel::{Env, IdedExpr, ParseError, common::ast::SourceInfo};
+use cel::{
+    Env, IdedExpr, ParseError,
+    common::ast::{Expr, SelectExpr, SourceInfo},
+};
 
 use crate::position::{Fault, Position};
 
@@ -52,6 +55,9 @@ pub(crate) fn parse(source: &str) -> Result<Parsed, Fault> {
         let message = format!("brackets are nested more than {MAX_NESTING} deep; split the expression");
         return Err(fault(byte, message));
     }
+    if let Some(parsed) = dotted(source) {
+        return Ok(parsed);
+    }
     let unread = || {
         fault(
             0,
@@ -67,6 +73,76 @@ pub(crate) fn parse(source: &str) -> Result<Parsed, Fault> {
     });
     let (tree, offsets) = parsed.ok_or_else(unread)??;
     Ok(Parsed { tree, offsets })
+}
+
+/// Words that are no names.
+const RESERVED: [&str; 21] = [
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "false",
+    "for",
+    "function",
+    "if",
+    "import",
+    "in",
+    "let",
+    "loop",
+    "namespace",
+    "null",
+    "package",
+    "return",
+    "true",
+    "var",
+    "void",
+    "while",
+];
+
+/// The tree of a name with fields and nothing else, `input.order_id`: most expressions are no more than that, and need no parser.
+fn dotted(source: &str) -> Option<Parsed> {
+    let is_name = |name: &str| {
+        let mut bytes = name.bytes();
+        bytes
+            .next()
+            .is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
+            && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && !RESERVED.contains(&name)
+    };
+    let mut names = source.split('.');
+    let first = names.next().filter(|name| is_name(name))?;
+    let mut offsets = SourceInfo::default();
+    let mut add = |id: u64, start: usize, stop: usize| {
+        // An expression is shorter than that.
+        let place = |byte: usize| u32::try_from(byte).unwrap_or(u32::MAX);
+        offsets.add_offset(id, place(start), place(stop));
+    };
+    let mut id = 1;
+    let mut end = first.len();
+    add(id, 0, end);
+    let mut tree = IdedExpr {
+        id,
+        expr: Expr::Ident(first.to_owned()),
+    };
+    for field in names {
+        if !is_name(field) {
+            return None;
+        }
+        id += 1;
+        // The parser puts a field where its dot is.
+        add(id, end, end + 1);
+        end += 1 + field.len();
+        tree = IdedExpr {
+            id,
+            expr: Expr::Select(SelectExpr {
+                operand: Box::new(tree),
+                field: field.to_owned(),
+                test: false,
+            }),
+        };
+    }
+    Some(Parsed { tree, offsets })
 }
 
 thread_local! {
@@ -202,4 +278,53 @@ fn quoted<'a>(text: &'a str, beginning: &str) -> Option<&'a str> {
         .find("' expecting")
         .unwrap_or_else(|| rest.len().saturating_sub(1));
     rest.get(..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names, fields and where each is.
+    fn places(parsed: &Parsed) -> Vec<(String, Option<u32>)> {
+        let mut places = Vec::new();
+        let mut expression = &parsed.tree;
+        loop {
+            let at = parsed.offsets.offset_for(expression.id).map(|(start, _)| start);
+            match &expression.expr {
+                Expr::Ident(name) => {
+                    places.push((name.clone(), at));
+                    return places;
+                }
+                Expr::Select(select) => {
+                    assert!(!select.test);
+                    places.push((select.field.clone(), at));
+                    expression = &select.operand;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_with_fields_is_what_the_parser_makes_of_it() {
+        for source in [
+            "a",
+            "input.order_id",
+            "steps.reserve.output.warehouse",
+            "_x1.__y.z_",
+        ] {
+            let (tree, offsets) = Env::default()
+                .parser()
+                .enable_optional_syntax(true)
+                .parse_with_source_info(source)
+                .unwrap_or_else(|_| panic!("{source}"));
+            let own = dotted(source).unwrap_or_else(|| panic!("{source}"));
+            assert_eq!(places(&own), places(&Parsed { tree, offsets }), "{source}");
+        }
+        for source in [
+            "", ".", "a.", ".a", "a..b", "1.5", "a.1", "true", "a.in", "null", "a b", "é", "a[0]", "while",
+        ] {
+            assert!(dotted(source).is_none(), "{source}");
+        }
+    }
 }

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use trellis_api::condition::{ConditionType, PolicyConditionType, PolicyReason, Reason};
+use trellis_api::condition::{
+    ConditionType, PolicyConditionType, PolicyReason, Reason, SagaConditionType, SagaReason,
+};
 
 #[test]
 fn the_reference_explains_every_condition_and_reason() {
@@ -43,6 +45,26 @@ fn the_reference_explains_every_condition_and_reason_of_a_policy() {
             );
         }
     }
+}
+
+#[test]
+fn the_reference_explains_every_condition_and_reason_of_a_saga() {
+    let page = std::fs::read_to_string("../../docs/reference/saga.md").unwrap();
+    let (_, status) = page.split_once("## Status").unwrap();
+    let (types, reasons) = status.split_once("| reason |").unwrap();
+    for (names, part) in [
+        (variants::<SagaConditionType>(), types),
+        (variants::<SagaReason>(), reasons),
+    ] {
+        for name in names {
+            assert!(part.contains(&format!("| `{name}` |")), "saga.md lacks {name}");
+        }
+    }
+}
+
+#[test]
+fn the_reference_names_every_field_of_a_saga() {
+    names_every_field("saga.md", 2);
 }
 
 #[test]

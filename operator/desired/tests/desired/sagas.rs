@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, env, fmt::Write as _, fs, path::Path};
 use serde::Deserialize as _;
 use trellis_api::Saga;
 use trellis_operator_desired::saga;
+use trellis_saga_core::simulation::{self, Faults};
 
 const FOLDER: &str = "tests/golden/saga";
 
@@ -36,6 +37,18 @@ fn said(sagas: &[Saga]) -> String {
         }
     }
     text
+}
+
+#[test]
+fn the_samples_are_sound_whatever_goes_wrong() {
+    let sagas = read(Path::new("tests/golden/saga/good.in.yaml"));
+    for saga in &sagas {
+        let definition = saga::compile(saga).unwrap().program.definition;
+        for seed in 0..200 {
+            simulation::run_of(seed, Faults::ALL, vec![definition.clone()])
+                .unwrap_or_else(|violation| panic!("{}: {violation}", definition.name));
+        }
+    }
 }
 
 #[test]
