@@ -49,6 +49,8 @@ struct Figures<'a> {
 #[derive(Debug, Serialize)]
 struct Check {
     steps: usize,
+    /// Whether each step has other expressions.
+    different: bool,
     expressions: usize,
     /// Milliseconds.
     time: Spread,
@@ -86,9 +88,9 @@ pub fn run(options: &Options, output: &Path) -> Result<()> {
         memory("10 steps, half of them done", 10)?,
         memory("30 steps, half of them done", 30)?,
     ];
-    let checks = [30, 300, 1000]
+    let checks = [(30, false), (300, false), (1000, false), (1000, true)]
         .into_iter()
-        .map(|steps| check(options, steps))
+        .map(|(steps, different)| check(options, steps, different))
         .collect::<Result<Vec<_>>>()?;
     let decisions = vec![
         decisions(options, "10 steps in a row, completed", &chain(10)?, None)?,
@@ -103,7 +105,11 @@ pub fn run(options: &Options, output: &Path) -> Result<()> {
     let mut table = Table::new(["check", "expressions", "ms"]);
     for check in &checks {
         table.row([
-            format!("{} steps", check.steps),
+            format!(
+                "{} steps{}",
+                check.steps,
+                if check.different { ", all different" } else { "" }
+            ),
             check.expressions.to_string(),
             format!("{:.2}", check.time.median),
         ]);
@@ -149,9 +155,17 @@ fn now() -> Result<Duration> {
     Ok(time.into())
 }
 
-fn check(options: &Options, steps: usize) -> Result<Check> {
+fn check(options: &Options, steps: usize, different: bool) -> Result<Check> {
     eprintln!("check: {steps} steps");
-    let definition = chain(steps)?;
+    let mut definition = chain(steps)?;
+    if different {
+        for (i, step) in definition.steps.iter_mut().enumerate() {
+            let text = format!("${{input.lines.filter(line, line.size() > {i}).map(line, line + '-{i}')}}");
+            if let Some(body) = &mut step.action.body {
+                body["lines"] = text.into();
+            }
+        }
+    }
     let mut times = Vec::new();
     for _ in 0..options.rounds {
         let begin = now()?;
@@ -162,6 +176,7 @@ fn check(options: &Options, steps: usize) -> Result<Check> {
     }
     Ok(Check {
         steps,
+        different,
         // In each step: a path and a body of an action, the path of a compensation.
         expressions: steps * 4,
         time: Spread::of(times).context("no rounds")?,

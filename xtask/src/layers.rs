@@ -13,13 +13,14 @@ use serde::Deserialize;
 use crate::command::{cargo, output};
 
 /// Packages that only compute.
-const PURE: [&str; 6] = [
+const PURE: [&str; 7] = [
     "trellis-api",
     "trellis-expression",
     "trellis-operator-desired",
     "trellis-proxy-config",
     "trellis-rate",
     "trellis-resilience",
+    "trellis-saga-core",
 ];
 /// Packages by which a program reaches the world.
 const IMPURE: [&str; 9] = [

@@ -3,7 +3,11 @@
 //! Whoever knows which names an expression mentions need not declare a thousand others for it, and can judge by them: whether a
 //! key depends on the run, whether a value changes from try to try.
 
-use std::collections::BTreeSet;
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, HashMap},
+    rc::Rc,
+};
 
 use cel::{
     IdedExpr,
@@ -21,7 +25,13 @@ use crate::{
 /// An expression that was read.
 pub struct Draft<'a> {
     source: &'a str,
-    parsed: Parsed,
+    parsed: Rc<Parsed>,
+}
+
+/// Reads expressions, each text once: in a long definition most are there many times.
+#[derive(Default)]
+pub struct Reader {
+    known: RefCell<HashMap<String, Rc<Parsed>>>,
 }
 
 /// Names with their fields as far as they are written out: `input`, `steps.reserve.output.warehouse`.
@@ -34,8 +44,25 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// It cannot be read.
     pub fn read(source: &'a str) -> Result<Self, Fault> {
-        let parsed = parse::parse(source)?;
+        let parsed = Rc::new(parse::parse(source)?);
         Ok(Self { source, parsed })
+    }
+
+    /// The same, if it was not read before.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read_once(source: &'a str, reader: &Reader) -> Result<Self, Fault> {
+        if let Some(parsed) = reader.known.borrow().get(source) {
+            let parsed = Rc::clone(parsed);
+            return Ok(Self { source, parsed });
+        }
+        let draft = Self::read(source)?;
+        reader
+            .known
+            .borrow_mut()
+            .insert(source.to_owned(), Rc::clone(&draft.parsed));
+        Ok(draft)
     }
 
     /// What it mentions.

@@ -5,7 +5,7 @@
 
 use crate::{
     Draft, Expression,
-    draft::Mentioned,
+    draft::{Mentioned, Reader},
     environment::Environment,
     evaluate::{self, Bindings},
     position::{Fault, Position},
@@ -140,13 +140,21 @@ impl<'a> TemplateDraft<'a> {
     /// # Errors
     /// What of its expressions cannot be read.
     pub fn read(source: &'a str) -> Result<Self, Vec<Fault>> {
+        Self::read_once(source, &Reader::default())
+    }
+
+    /// The same, with expressions that were read before.
+    ///
+    /// # Errors
+    /// What of its expressions cannot be read.
+    pub fn read_once(source: &'a str, reader: &Reader) -> Result<Self, Vec<Fault>> {
         let pieces = split(source).map_err(|fault| vec![fault])?;
         let mut faults = Vec::new();
         let mut parts = Vec::new();
         for piece in pieces {
             match piece {
                 Piece::Text(text) => parts.push(DraftPart::Text(text)),
-                Piece::Expression(start, text) => match Draft::read(text) {
+                Piece::Expression(start, text) => match Draft::read_once(text, reader) {
                     Ok(draft) => parts.push(DraftPart::Expression(start, draft)),
                     Err(fault) => faults.push(moved(source, start, fault)),
                 },

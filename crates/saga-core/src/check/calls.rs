@@ -188,7 +188,7 @@ impl Reader<'_, '_> {
     }
 
     fn template(&mut self, field: &str, text: &str) -> Option<(Template, Mentioned)> {
-        let read = TemplateDraft::read(text).and_then(|draft| {
+        let read = TemplateDraft::read_once(text, &self.scope.reader).and_then(|draft| {
             let mentioned = draft.mentioned();
             Ok((self.scope.template(draft, self.moment)?, mentioned))
         });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use trellis_expression::{
     Draft, Expression, Template,
-    draft::Mentioned,
+    draft::{Mentioned, Reader},
     environment::Environment,
     position,
     template::TemplateDraft,
@@ -25,6 +25,8 @@ pub(super) struct Scope<'a> {
     outputs: &'a [Type],
     places: BTreeMap<&'a str, usize>,
     run: Type,
+    /// Each text is read once.
+    pub(super) reader: Reader,
 }
 
 /// When an expression is evaluated.
@@ -89,6 +91,7 @@ impl<'a> Scope<'a> {
             outputs,
             places: named.map(|(step, place)| (step.name.as_str(), place)).collect(),
             run: run(),
+            reader: Reader::default(),
         }
     }
 
@@ -99,7 +102,7 @@ impl<'a> Scope<'a> {
         moment: &Moment<'_>,
         wanted: &Type,
     ) -> Result<Expression, Vec<position::Fault>> {
-        let draft = Draft::read(source).map_err(|fault| vec![fault])?;
+        let draft = Draft::read_once(source, &self.reader).map_err(|fault| vec![fault])?;
         let environment = self.environment(moment, &draft.mentioned());
         draft.check(&environment, std::slice::from_ref(wanted))
     }
