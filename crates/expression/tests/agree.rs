@@ -279,7 +279,15 @@ impl Maker {
     }
 
     fn text(&mut self, d: usize) -> String {
-        match self.random.below(6) {
+        match self.random.below(9) {
+            6 => format!("{}.trim()", self.make(Kind::Text, d)),
+            7 => format!(
+                "{}.replace({}, {})",
+                self.make(Kind::Text, d),
+                self.make(Kind::Text, d),
+                self.make(Kind::Text, d)
+            ),
+            8 => format!("{}.join({})", self.make(Kind::Texts, d), self.make(Kind::Text, d)),
             0 => format!("({} + {})", self.make(Kind::Text, d), self.make(Kind::Text, d)),
             1 => format!("string({})", self.make(Kind::Int, d)),
             2 => format!("string({})", self.make(Kind::Bool, d)),
@@ -295,6 +303,9 @@ impl Maker {
             Kind::Texts => Kind::Text,
             _ => Kind::Object,
         };
+        if kind == Kind::Texts && self.random.below(5) == 0 {
+            return format!("{}.split({})", self.make(Kind::Text, d), self.make(Kind::Text, d));
+        }
         match self.random.below(4) {
             0 => format!("[{}, {}]", self.make(element, d), self.make(element, d)),
             1 => format!("({} + {})", self.make(kind, d), self.make(kind, d)),

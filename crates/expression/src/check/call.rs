@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What there is, for the message about what there is not.
-const KNOWN: &str = "size, contains, startsWith, endsWith, lowerAscii, upperAscii, int, uint, double, string, has, all, \
+const KNOWN: &str = "size, contains, startsWith, endsWith, lowerAscii, upperAscii, trim, replace, split, join, int, uint, double, string, has, all, \
                      exists, exists_one, filter, map, optional.of, optional.none, orValue, or, hasValue, value";
 
 impl Checker<'_> {
@@ -51,32 +51,39 @@ impl Checker<'_> {
         let name = call.func_name.as_str();
         let text = matches!(receiver, Type::String | Type::Unknown);
         let (function, r#type, expected) = match (name, receiver) {
-            ("size", r#type) if has_size(r#type) => (Function::Size, Type::Int, None),
-            ("contains", _) if text => (Function::Contains, Type::Bool, Some(Type::String)),
-            ("startsWith", _) if text => (Function::StartsWith, Type::Bool, Some(Type::String)),
-            ("endsWith", _) if text => (Function::EndsWith, Type::Bool, Some(Type::String)),
-            ("lowerAscii", _) if text => (Function::LowerAscii, Type::String, None),
-            ("upperAscii", _) if text => (Function::UpperAscii, Type::String, None),
-            ("hasValue", Type::Optional(_)) => (Function::HasValue, Type::Bool, None),
-            ("value", Type::Optional(value)) => (Function::GetValue, (**value).clone(), None),
-            ("orValue", Type::Optional(value)) => {
-                (Function::OrValue, (**value).clone(), Some((**value).clone()))
+            ("size", r#type) if has_size(r#type) => (Function::Size, Type::Int, vec![]),
+            ("contains", _) if text => (Function::Contains, Type::Bool, vec![Type::String]),
+            ("startsWith", _) if text => (Function::StartsWith, Type::Bool, vec![Type::String]),
+            ("endsWith", _) if text => (Function::EndsWith, Type::Bool, vec![Type::String]),
+            ("lowerAscii", _) if text => (Function::LowerAscii, Type::String, vec![]),
+            ("upperAscii", _) if text => (Function::UpperAscii, Type::String, vec![]),
+            ("trim", _) if text => (Function::Trim, Type::String, vec![]),
+            ("replace", _) if text => (Function::Replace, Type::String, vec![Type::String, Type::String]),
+            ("split", _) if text => (Function::Split, Type::list(Type::String), vec![Type::String]),
+            ("join", Type::List(element)) if element.is(&Type::String) => {
+                (Function::Join, Type::String, vec![Type::String])
             }
-            ("or", Type::Optional(_)) => (Function::Or, receiver.clone(), Some(receiver.clone())),
+            ("hasValue", Type::Optional(_)) => (Function::HasValue, Type::Bool, vec![]),
+            ("value", Type::Optional(value)) => (Function::GetValue, (**value).clone(), vec![]),
+            ("orValue", Type::Optional(value)) => {
+                (Function::OrValue, (**value).clone(), vec![(**value).clone()])
+            }
+            ("or", Type::Optional(_)) => (Function::Or, receiver.clone(), vec![receiver.clone()]),
             _ => return None,
         };
-        let arguments = match (expected, call.args.as_slice()) {
-            (None, []) => Vec::new(),
-            (Some(expected), [argument]) => {
-                vec![self.expect(argument, &expected, &format!("what {name} takes"))]
-            }
-            (expected, arguments) => {
-                let takes = usize::from(expected.is_some());
-                let plural = if takes == 1 { "" } else { "s" };
-                let message = format!("{name} takes {takes} argument{plural}, not {}", arguments.len());
-                self.fault(at, message);
-                Vec::new()
-            }
+        let arguments = if call.args.len() == expected.len() {
+            let all = call.args.iter().zip(&expected);
+            all.map(|(argument, expected)| self.expect(argument, expected, &format!("what {name} takes")))
+                .collect()
+        } else {
+            let plural = if expected.len() == 1 { "" } else { "s" };
+            let message = format!(
+                "{name} takes {} argument{plural}, not {}",
+                expected.len(),
+                call.args.len()
+            );
+            self.fault(at, message);
+            Vec::new()
         };
         Some((function, r#type, arguments))
     }
@@ -88,12 +95,14 @@ impl Checker<'_> {
         }
         let message = match name {
             "matches" => "matches is not available; use startsWith, endsWith, contains or ==".to_owned(),
-            "size" | "contains" | "startsWith" | "endsWith" | "lowerAscii" | "upperAscii" => {
+            "size" | "contains" | "startsWith" | "endsWith" | "lowerAscii" | "upperAscii" | "trim"
+            | "replace" | "split" => {
                 format!(
                     "{name} is not defined for {receiver}{}",
                     hint(receiver, &Type::String)
                 )
             }
+            "join" => format!("join is for a list of texts, and this is {receiver}"),
             "hasValue" | "value" | "orValue" | "or" => {
                 format!("{name} is for optional values, as from m[?\"key\"], and this is {receiver}")
             }

@@ -19,6 +19,21 @@ pub(super) fn call<'v>(function: Function, arguments: &[Value<'v>]) -> Result<Va
         }
         (Function::LowerAscii, [Value::String(text)]) => Ok(Value::String(text.to_ascii_lowercase().into())),
         (Function::UpperAscii, [Value::String(text)]) => Ok(Value::String(text.to_ascii_uppercase().into())),
+        (Function::Trim, [Value::String(text)]) => Ok(Value::String(text.trim().to_owned().into())),
+        (Function::Replace, [Value::String(text), Value::String(part), Value::String(by)]) => {
+            replace(text, part, by).map(|text| Value::String(text.into()))
+        }
+        (Function::Split, [Value::String(text), Value::String(separator)]) => {
+            let part = |part: &str| Value::String(part.to_owned().into());
+            Ok(Value::List(if separator.is_empty() {
+                text.chars()
+                    .map(|character| part(character.encode_utf8(&mut [0; 4])))
+                    .collect()
+            } else {
+                text.split(&**separator).map(part).collect()
+            }))
+        }
+        (Function::Join, [Value::List(parts), Value::String(separator)]) => join(parts, separator),
         (Function::ToInt, [value]) => to_int(value),
         (Function::ToUint, [value]) => to_uint(value),
         (Function::ToDouble, [value]) => to_double(value),
@@ -35,6 +50,36 @@ pub(super) fn call<'v>(function: Function, arguments: &[Value<'v>]) -> Result<Va
         )),
         _ => Err(ErrorKind::WrongType),
     }
+}
+
+/// Longest text that a function makes, in bytes: replacing can multiply one.
+const MOST_BYTES: usize = 1024 * 1024;
+
+fn replace(text: &str, part: &str, by: &str) -> Result<String, ErrorKind> {
+    let most = text
+        .len()
+        .saturating_add(text.matches(part).count().saturating_mul(by.len()));
+    if most > MOST_BYTES {
+        return Err(ErrorKind::TooExpensive);
+    }
+    Ok(text.replace(part, by))
+}
+
+fn join<'v>(parts: &[Value<'_>], separator: &str) -> Result<Value<'v>, ErrorKind> {
+    let mut text = String::new();
+    for (place, part) in parts.iter().enumerate() {
+        let Value::String(part) = part else {
+            return Err(ErrorKind::WrongType);
+        };
+        if place > 0 {
+            text.push_str(separator);
+        }
+        text.push_str(part);
+        if text.len() > MOST_BYTES {
+            return Err(ErrorKind::TooExpensive);
+        }
+    }
+    Ok(Value::String(text.into()))
 }
 
 /// The size of a text is that of its characters, as CEL has it.
