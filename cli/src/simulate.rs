@@ -21,6 +21,9 @@ use trellis_saga_core::{
 
 use crate::{args, check, report};
 
+/// Sets of values that each schedule with a fault is rehearsed with, at most.
+const VALUES_OF_FAULTS: u64 = 10;
+
 /// What came of the schedules of all sagas.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -145,8 +148,16 @@ fn simulate(cr: &Saga, compiled: &saga::Compiled, args: &args::Simulate) -> Repo
         Fault::Crash,
         Fault::Duplicate,
     ] {
+        // With little and with any values, too: compensations have expressions of their own, and steps may not be done at all.
         let of_class = single.iter().filter(|schedule| schedule[0].fault == fault);
-        class(fault.as_ref(), &mut of_class.map(rehearse));
+        let variants = [Variant::Full, Variant::Least]
+            .into_iter()
+            .chain((0..args.values.min(VALUES_OF_FAULTS)).map(Variant::Random));
+        let mut rehearsals = of_class.flat_map(|schedule| {
+            let variants = variants.clone();
+            variants.map(move |variant| rehearsal::rehearse(program, schedule, variant, behaviour))
+        });
+        class(fault.as_ref(), &mut rehearsals);
     }
     class(
         "two faults",

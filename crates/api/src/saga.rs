@@ -94,7 +94,7 @@ pub struct Step {
     /// Whether it is done at all: a CEL expression without `${}`. A step that is not done counts as done for those after it, and
     /// has no output. Unset: it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 4096))]
+    #[schemars(length(min = 1, max = 1024))]
     pub when: Option<String>,
     /// Do it once for each element of a list; its output is then the list of their outputs. Unset: once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -137,7 +137,7 @@ pub enum StepKind {
 #[serde(rename_all = "camelCase")]
 pub struct ForEach {
     /// The list: a CEL expression without `${}`. Its elements are `item` in the step's calls, their places (from 0) `index`.
-    #[schemars(length(min = 1, max = 4096))]
+    #[schemars(length(min = 1, max = 1024))]
     pub items: String,
     /// How many at once. Unset: 8.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -67,12 +67,12 @@ impl Template {
         self.parts.iter().all(|part| matches!(part, Part::Text(_)))
     }
 
-    /// What is written in it, without its expressions.
+    /// What is written in it, with this in place of its expressions.
     #[must_use]
-    pub fn literal(&self) -> String {
-        let texts = self.parts.iter().filter_map(|part| match part {
-            Part::Text(text) => Some(text.as_str()),
-            Part::Expression(_) => None,
+    pub fn literal(&self, filler: &str) -> String {
+        let texts = self.parts.iter().map(|part| match part {
+            Part::Text(text) => text.as_str(),
+            Part::Expression(_) => filler,
         });
         texts.collect()
     }

@@ -94,9 +94,14 @@ impl Object {
                         is_required: field.is_required && twin.is_required,
                         why: field.why.clone().or_else(|| twin.why.clone()),
                     },
+                    // What the other has under this name is one of its further fields.
                     None => Field {
+                        r#type: match &other.others {
+                            Some(others) => field.r#type.join(others)?,
+                            None => field.r#type.clone(),
+                        },
                         is_required: false,
-                        ..field.clone()
+                        why: field.why.clone(),
                     },
                 };
                 fields.insert(name.clone(), joined);
@@ -126,12 +131,19 @@ impl Object {
         let is_there = |(name, wanted): (&String, &Field)| {
             !wanted.is_required || self.fields.get(name).is_some_and(|field| field.is_required)
         };
+        let is_narrower = |(name, wanted): (&String, &Field)| {
+            let others = self.others.as_ref().filter(|_| !self.fields.contains_key(name));
+            others.is_none_or(|others| others.is(&wanted.r#type))
+        };
         let others = match (&self.others, &expected.others) {
             (None, _) => true,
             (Some(others), Some(wanted)) => others.is(wanted),
             (Some(_), None) => false,
         };
-        others && self.fields.iter().all(fits) && expected.fields.iter().all(is_there)
+        others
+            && self.fields.iter().all(fits)
+            && expected.fields.iter().all(is_there)
+            && expected.fields.iter().all(is_narrower)
     }
 }
 

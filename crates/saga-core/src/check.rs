@@ -24,7 +24,7 @@ mod scope;
 mod secrets;
 mod times;
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use trellis_expression::{Expression, on_a_deep_stack, schema, types::Type};
 
@@ -103,6 +103,7 @@ fn compile_here(definition: &Definition) -> Result<Program, Vec<Fault>> {
         }
         programs.extend(step(i, &scope, output, &mut faults));
     }
+    keys(definition, &mut faults);
     secrets::check(definition, input.as_ref(), &outputs, &mut faults);
     times::check(definition, &order, &mut faults);
     budget::check(definition, &mut faults);
@@ -168,6 +169,33 @@ fn step(i: usize, scope: &Scope<'_>, output: &Type, faults: &mut Vec<Fault>) -> 
         compensation: checked(compensation)?,
         output: output.clone(),
     })
+}
+
+/// Keys of one's own that two calls share: a participant of both would take the second for the first.
+fn keys(definition: &Definition, faults: &mut Vec<Fault>) {
+    let mut known: BTreeMap<&str, String> = BTreeMap::new();
+    for (i, step) in definition.steps.iter().enumerate() {
+        for (name, call) in [
+            ("action", Some(&step.action)),
+            ("compensation", step.compensation.as_ref()),
+        ] {
+            let headers = call.into_iter().flat_map(|call| &call.headers);
+            for (header, key) in
+                headers.filter(|(header, _)| header.eq_ignore_ascii_case(calls::IDEMPOTENCY_KEY))
+            {
+                let field = format!("steps[{i}].{name}.headers[{header}]");
+                if let Some(first) = known.get(key.as_str()) {
+                    let message = format!(
+                        "is the key of {first} too, so that one of the two does nothing: make them different, or leave the header out, the \
+                         engine sets one"
+                    );
+                    faults.push(Fault::new(field, message));
+                } else {
+                    known.insert(key, field);
+                }
+            }
+        }
+    }
 }
 
 /// Nothing that was to be checked, or what came of it; None: a fault.

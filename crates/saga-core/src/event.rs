@@ -54,6 +54,8 @@ pub enum Event {
     Decided {
         /// Place of the step.
         step: u32,
+        /// How often an operator had it done anew.
+        incarnation: u32,
         /// What was found.
         decision: Decision,
     },
@@ -161,6 +163,8 @@ pub enum Effect {
     Decide {
         /// Place of the step.
         step: u32,
+        /// How often an operator had it done anew.
+        incarnation: u32,
     },
     /// Try a call: [`Event::Answered`].
     Call {
@@ -180,7 +184,7 @@ pub enum Effect {
         /// The time.
         until: Time,
     },
-    /// The run cannot go on by itself: tell somebody.
+    /// Something of the run cannot go on by itself: tell somebody. Other calls may still be on their way.
     Stuck,
     /// The run has ended: tell who waits for it.
     Ended(End),

@@ -55,6 +55,8 @@ pub enum Mutation {
     OutboxForgets,
     /// A participant does again what it has done.
     DuplicatesAreDone,
+    /// A participant does what it has refused.
+    RefusalsAreForgotten,
     /// A compensation of what was never done leaves nothing behind.
     NullCompensationIsForgotten,
     /// A participant compensates again what it has compensated.

@@ -35,6 +35,9 @@ pub(crate) struct Step {
     pub(crate) compensation: Option<Policy>,
 }
 
+/// Longest pause that a participant can ask for, in milliseconds, unless `maxInterval` is longer.
+const MOST_ASKED: u64 = 3_600_000;
+
 /// How a call is tried.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Policy {
@@ -149,15 +152,26 @@ impl Policy {
         let pause = (grown as u64).min(self.max_interval);
         let share = pause / 100 * u64::from(self.jitter) + pause % 100 * u64::from(self.jitter) / 100;
         let pause = pause - share + random % (share + 1);
-        let pause = pause.max(asked.unwrap_or(0)).max(1);
+        let pause = pause.max(self.bounded(asked)).max(1);
         let is_over = |most: u64| elapsed.saturating_add(pause) > most;
         (!self.max_elapsed.is_some_and(is_over)).then_some(pause)
     }
 
-    /// The pause before asking again how far the participant is.
+    /// The pause before asking again how far the participant is: longer the longer it takes.
     pub(crate) fn poll(&self, elapsed: u64, asked: Option<u64>) -> Option<u64> {
-        let pause = asked.unwrap_or(self.initial).max(1);
+        let grown = (elapsed / 4).clamp(self.initial.min(self.max_interval), self.max_interval);
+        let pause = if asked.is_some() {
+            self.bounded(asked)
+        } else {
+            grown
+        }
+        .max(1);
         let is_over = |most: u64| elapsed.saturating_add(pause) > most;
         (!self.max_elapsed.is_some_and(is_over)).then_some(pause)
+    }
+
+    /// What a participant asks for, but not for ever.
+    fn bounded(&self, asked: Option<u64>) -> u64 {
+        asked.unwrap_or(0).min(self.max_interval.max(MOST_ASKED))
     }
 }

@@ -207,6 +207,7 @@ impl CallProgram {
             .path
             .render(data, |text| escape(&text))
             .map_err(|error| expression("path", error))?;
+        self.check_elements(&path)?;
         let mut headers = Vec::with_capacity(self.headers.len());
         for (name, template) in &self.headers {
             let field = || format!("headers[{name}]");
@@ -224,6 +225,24 @@ impl CallProgram {
             Some(body) => body.fill("body", data)?,
         };
         Ok(Request { path, headers, body })
+    }
+}
+
+impl CallProgram {
+    /// A value must not lead elsewhere: `..` is taken for the folder above, escaped or not, and nothing for the whole collection.
+    fn check_elements(&self, path: &str) -> Result<(), Error> {
+        let way = |path: &str| path.split('?').next().unwrap_or_default().to_owned();
+        let (written, sent) = (way(&self.path.literal("0")), way(path));
+        let elements = sent.split('/').skip(1).zip(written.split('/').skip(1));
+        for (element, written) in elements {
+            if matches!(element, "." | "..") || element.is_empty() && !written.is_empty() {
+                return Err(Error::Value {
+                    field: "path".to_owned(),
+                    message: format!("a value makes an element of it {element:?}, which leads elsewhere"),
+                });
+            }
+        }
+        Ok(())
     }
 }
 

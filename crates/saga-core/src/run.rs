@@ -51,7 +51,7 @@ pub struct State {
     /// Steps for which there is something to take back, or may be.
     unclear: u32,
     pivot_tried: bool,
-    /// Whether somebody was told that it is stuck.
+    /// Whether a call or decision is stuck, and somebody was to be told.
     is_stuck: bool,
 }
 
@@ -347,8 +347,13 @@ impl State {
     pub fn outstanding(&self, plan: &Plan, now: Time) -> Vec<Effect> {
         let now = self.now.max(now);
         let mut effects = Vec::new();
-        if matches!(self.phase, Phase::Ended(_)) {
+        // Who was to be told may not have been.
+        if let Phase::Ended(end) = self.phase {
+            effects.push(Effect::Ended(end));
             return effects;
+        }
+        if self.is_stuck {
+            effects.push(Effect::Stuck);
         }
         if let (Some(timeout), false, Phase::Forward) = (plan.timeout, self.pivot_tried, self.phase) {
             let until = Time(self.started_at.0.saturating_add(timeout));
@@ -360,7 +365,10 @@ impl State {
         for (step, state) in self.steps.iter().enumerate() {
             let place = place(step);
             if state.progress == Progress::Deciding {
-                effects.push(Effect::Decide { step: place });
+                effects.push(Effect::Decide {
+                    step: place,
+                    incarnation: state.incarnation,
+                });
             }
             for (item, both) in state.items.iter().enumerate() {
                 for (op, call) in [(Op::Action, &both.action), (Op::Compensation, &both.compensation)] {
@@ -391,11 +399,19 @@ impl State {
         effects
     }
 
-    /// Calls that only an operator can move.
+    /// Calls that only an operator can move; of a step that cannot be decided, that of its first element.
     #[must_use]
     pub fn stuck_calls(&self) -> Vec<CallId> {
         let mut stuck = Vec::new();
         for (step, state) in self.steps.iter().enumerate() {
+            if state.progress == Progress::Undecided {
+                stuck.push(CallId {
+                    step: place(step),
+                    item: 0,
+                    op: Op::Action,
+                    incarnation: state.incarnation,
+                });
+            }
             for (item, both) in state.items.iter().enumerate() {
                 for (op, call) in [(Op::Action, &both.action), (Op::Compensation, &both.compensation)] {
                     if matches!(call, Call::Stuck(_)) {
@@ -424,7 +440,11 @@ impl Machine<'_> {
     fn take(&mut self, event: &Event) -> Result<(), Refused> {
         match event {
             Event::Started { .. } => return Err(Refused::Impossible),
-            Event::Decided { step, decision } => self.decided(*step as usize, decision)?,
+            Event::Decided {
+                step,
+                incarnation,
+                decision,
+            } => self.decided(*step as usize, *incarnation, decision)?,
             Event::Answered {
                 call,
                 attempt,
@@ -439,7 +459,8 @@ impl Machine<'_> {
     }
 
     fn tell_if_stuck(&mut self) {
-        let is_stuck = self.state.status() == Status::Stuck;
+        // At once, also if other calls are still tried: that may go on for long.
+        let is_stuck = self.state.stuck > 0 && !matches!(self.state.phase, Phase::Ended(_));
         if is_stuck && !self.state.is_stuck {
             self.effects.push(Effect::Stuck);
         }

@@ -76,3 +76,23 @@ fn a_value_in_a_path_is_one_element_of_it_and_a_whole_expression_keeps_its_type(
         Some(json!({"whole": input, "list": [1], "id": "${run.id}", "null": null}))
     );
 }
+
+#[test]
+fn a_value_that_leads_elsewhere_makes_no_request() {
+    let step = step(
+        &json!({"call": {"microservice": "a", "method": "POST", "path": "/orders/${input.id}/lines?of=${input.id}"}}),
+    );
+    let program = compile(&definition(&json!([step]))).unwrap();
+    let path = |id: &str| {
+        let input = json!({"id": id, "description": ""});
+        let data = Data::default()
+            .with("input", &input, program.input.as_ref().unwrap())
+            .unwrap();
+        program.steps[0].action.request(&data).map(|request| request.path)
+    };
+    for elsewhere in ["..", ".", ""] {
+        assert!(path(elsewhere).is_err(), "{elsewhere:?}");
+    }
+    assert_eq!(path("...").unwrap(), "/orders/.../lines?of=...");
+    assert_eq!(path("a/..").unwrap(), "/orders/a%2F../lines?of=a%2F..");
+}

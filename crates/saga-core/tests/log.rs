@@ -46,11 +46,11 @@ fn events() -> Vec<Event> {
         Decision::Items(1000),
         Decision::Failed("no_such_key".into()),
     ];
-    events.extend(
-        decisions
-            .into_iter()
-            .map(|decision| Event::Decided { step: 0, decision }),
-    );
+    events.extend(decisions.into_iter().map(|decision| Event::Decided {
+        step: 0,
+        incarnation: 5,
+        decision,
+    }));
     let outcomes = [
         Outcome::Done(output.clone()),
         Outcome::Done(None),

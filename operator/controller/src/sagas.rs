@@ -58,6 +58,8 @@ struct Known {
     uid: Option<String>,
     generation: Option<i64>,
     compiled: Arc<Result<Compiled, Vec<Problem>>>,
+    /// Whether the status names every revision that there is.
+    is_tidy: bool,
 }
 
 /// Why a revision is not there.
@@ -158,11 +160,25 @@ impl Sagas {
                     uid: uid.clone(),
                     generation,
                     compiled: Arc::clone(&compiled),
+                    is_tidy: false,
                 };
                 all.insert(key.clone(), known);
                 compiled
             }
         }
+    }
+
+    /// Notes whether the status names every revision that there is; if not, the next visit looks for them.
+    fn tidied(&self, key: &Key, is_tidy: bool) {
+        let mut all = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.get_mut(key) {
+            known.is_tidy = is_tidy;
+        }
+    }
+
+    fn is_tidy(&self, key: &Key) -> bool {
+        let all = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(key).is_some_and(|known| known.is_tidy)
     }
 
     fn forget(&self, key: &Key) {
@@ -172,11 +188,11 @@ impl Sagas {
             .remove(key);
     }
 
-    /// The revisions that there are: those that the status names, or else all that are found.
-    fn revisions(&self, saga: &Saga) -> Vec<Revision> {
+    /// The revisions that there are: all that are found, or those that the status names if it is known to name all.
+    fn revisions(&self, key: &Key, saga: &Saga) -> Vec<Revision> {
         let namespace = saga.namespace().unwrap_or_default();
         let named: Vec<Arc<ConfigMap>> = match saga.status.as_ref().map(|status| &status.revisions) {
-            Some(named) if !named.is_empty() => named
+            Some(named) if self.is_tidy(key) => named
                 .iter()
                 .filter_map(|revision| {
                     self.caches
@@ -226,8 +242,9 @@ impl Sagas {
         Ok(revision)
     }
 
-    /// Deletes the revisions that are not kept.
-    async fn prune(&self, saga: &Saga, revisions: Vec<Revision>, current: &str) {
+    /// Deletes the revisions that are not kept; whether all of them are gone.
+    async fn prune(&self, saga: &Saga, revisions: Vec<Revision>, current: &str) -> bool {
+        let mut all_gone = true;
         let namespace = saga.namespace().unwrap_or_default();
         for revision in saga::excess(revisions, Some(current)) {
             let Some(live) = self
@@ -238,7 +255,7 @@ impl Sagas {
                 continue;
             };
             if !self.statuses.authority.holds() {
-                return;
+                return false;
             }
             let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &namespace);
             let parameters = DeleteParams::default().preconditions(Preconditions {
@@ -250,13 +267,16 @@ impl Sagas {
                 Ok(Ok(_)) => self.caches.config_maps.deleted(&live),
                 // It is tried again at the next visit.
                 Ok(Err(error)) => {
+                    all_gone = false;
                     tracing::warn!(saga = %Key::of(saga), config_map = revision.config_map, error = chain(&error), "failed to delete an old revision");
                 }
                 Err(_) => {
+                    all_gone = false;
                     tracing::warn!(saga = %Key::of(saga), config_map = revision.config_map, "failed to delete an old revision in time");
                 }
             }
         }
+        all_gone
     }
 }
 
@@ -278,7 +298,8 @@ impl Visit for Sagas {
             return Done::Gone;
         }
         let compiled = self.compile(key, saga);
-        let mut revisions = self.revisions(saga);
+        let mut revisions = self.revisions(key, saga);
+        let mut is_tidy = true;
         let mut done = Done::Visit(VISIT);
         let made = match &*compiled {
             Err(_) => None,
@@ -286,7 +307,7 @@ impl Visit for Sagas {
                 Ok(revision) => {
                     revisions.retain(|known| known.name != revision.name);
                     revisions.push(revision);
-                    self.prune(saga, revisions.clone(), &compiled.revision).await;
+                    is_tidy = self.prune(saga, revisions.clone(), &compiled.revision).await;
                     Some(Made::Revision)
                 }
                 Err(error) => {
@@ -310,14 +331,17 @@ impl Visit for Sagas {
         let status = saga::status(saga, outcome, revisions, &beside, Timestamp::now());
         if saga.status.as_ref() == Some(&status) {
             self.statuses.skipped::<Saga>();
+            self.tidied(key, is_tidy);
             return done;
         }
         match self.statuses.write(&**saga, &status).await {
             Ok(written) => {
                 self.caches.sagas.written(written);
+                self.tidied(key, is_tidy);
                 done
             }
             Err(error) => {
+                self.tidied(key, false);
                 tracing::warn!(saga = %key, error = chain(&error), "failed to report on a saga; trying again");
                 Done::Failed
             }

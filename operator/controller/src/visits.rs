@@ -39,6 +39,13 @@ pub async fn run(
         queue.add(key, Cause::Resync, Instant::now());
     }
     loop {
+        // Also while there is always something to do: what a user changed goes before, and an end is an end.
+        while let Ok((key, cause)) = changes.try_recv() {
+            queue.add(key, cause, Instant::now());
+        }
+        if drain.is_draining() {
+            return;
+        }
         let wake = match queue.next(Instant::now()) {
             Next::Run { key, .. } => {
                 let done = what.visit(&key).await;

@@ -60,7 +60,7 @@ impl Checker<'_> {
 pub(super) fn path(expression: &IdedExpr) -> Option<String> {
     match &expression.expr {
         Expr::Ident(name) => Some(name.clone()),
-        Expr::Select(select) if !select.test => Some(format!("{}.{}", path(&select.operand)?, select.field)),
+        Expr::Select(select) if !select.test => Some(below(&path(&select.operand)?, &select.field)),
         Expr::Call(call) if call.func_name == operators::INDEX => match call.args.as_slice() {
             [
                 operand,
@@ -68,11 +68,16 @@ pub(super) fn path(expression: &IdedExpr) -> Option<String> {
                     expr: Expr::Literal(LiteralValue::String(field)),
                     ..
                 },
-            ] => Some(format!("{}.{}", path(operand)?, field.inner())),
+            ] => Some(below(&path(operand)?, field.inner())),
             _ => None,
         },
         _ => None,
     }
+}
+
+/// A path and a field below it. Names of fields may have dots, but not this sign.
+fn below(path: &str, field: &str) -> String {
+    format!("{path}\u{1f}{field}")
 }
 
 fn collect(condition: &IdedExpr, outcome: bool, facts: &mut Vec<Fact>) {
@@ -91,7 +96,7 @@ fn collect(condition: &IdedExpr, outcome: bool, facts: &mut Vec<Fact>) {
         (operators::EQUALS, [left, right]) if !outcome => facts.extend(not_null(left, right)),
         (operators::IN, [key, container]) if outcome => {
             if let (Expr::Literal(LiteralValue::String(key)), Some(path)) = (&key.expr, path(container)) {
-                facts.push(Fact::Present(format!("{path}.{}", key.inner())));
+                facts.push(Fact::Present(below(&path, key.inner())));
             }
         }
         ("has", [field]) if outcome && call.target.is_none() => {

@@ -13,8 +13,10 @@ use crate::{
     program::{CallProgram, Tree, names},
 };
 
+/// The one of the run's values that no other run has.
+const RUN_ID: &str = "run.id";
 /// Header by which a participant knows a request that it has seen.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Headers that the engine sets, or that are about the connection.
 const OWN: [&str; 10] = [
     "connection",
@@ -102,7 +104,7 @@ impl Reader<'_, '_> {
         }
         let (template, mentioned) = self.template(field, text)?;
         self.check_stable(field, &mentioned);
-        let literal = template.literal();
+        let literal = template.literal("0");
         let forbidden = |character: char| !character.is_ascii_graphic() || "#\\\"<>^`{|}".contains(character);
         if let Some(character) = literal.chars().find(|character| forbidden(*character)) {
             self.fault(
@@ -130,7 +132,7 @@ impl Reader<'_, '_> {
         if header == IDEMPOTENCY_KEY {
             self.check_key(field, &mentioned);
         }
-        if HeaderValue::from_str(&template.literal()).is_err() {
+        if HeaderValue::from_str(&template.literal("")).is_err() {
             self.fault(field, "has characters that cannot be in a header: leave them out");
         }
         if !template.is_text() {
@@ -163,7 +165,7 @@ impl Reader<'_, '_> {
                     self.fault(field, message);
                 }
                 if template.is_literal() {
-                    Tree::Literal(template.literal().into())
+                    Tree::Literal(template.literal("").into())
                 } else {
                     Tree::Leaf(template)
                 }
@@ -214,7 +216,7 @@ impl Reader<'_, '_> {
         if mentioned.has(names::ATTEMPT) {
             let message = "is another for each try, so a participant does not know a request that it has seen: leave `attempt` out";
             self.fault(field, message);
-        } else if !mentioned.has(names::RUN) && !mentioned.has(names::INPUT) {
+        } else if !mentioned.has(RUN_ID) && !mentioned.has(names::INPUT) {
             let message = "is the same for every run, so that the second does nothing: add ${run.id}, or leave the header out, the \
                            engine sets one";
             self.fault(field, message);

@@ -45,6 +45,8 @@ pub struct Started {
 pub struct Decided {
     #[prost(uint32, tag = "1")]
     step: u32,
+    #[prost(uint32, tag = "6")]
+    incarnation: u32,
     #[prost(oneof = "DecisionKind", tags = "2, 3, 4, 5")]
     decision: Option<DecisionKind>,
 }
@@ -204,8 +206,13 @@ impl From<&super::Record> for Record {
                 input: input.as_ref().map(text),
                 seed: *seed,
             }),
-            Event::Decided { step, decision } => Kind::Decided(Decided {
+            Event::Decided {
+                step,
+                incarnation,
+                decision,
+            } => Kind::Decided(Decided {
                 step: *step,
+                incarnation: *incarnation,
                 decision: Some(match decision {
                     Decision::Skip => DecisionKind::Skip(true),
                     Decision::Once => DecisionKind::Once(true),
@@ -287,8 +294,13 @@ impl Record {
                 input: input.map(payload),
                 seed,
             },
-            Kind::Decided(Decided { step, decision }) => Event::Decided {
+            Kind::Decided(Decided {
                 step,
+                incarnation,
+                decision,
+            }) => Event::Decided {
+                step,
+                incarnation,
                 decision: match decision? {
                     DecisionKind::Skip(_) => Decision::Skip,
                     DecisionKind::Once(_) => Decision::Once,

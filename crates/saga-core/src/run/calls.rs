@@ -96,8 +96,16 @@ impl Machine<'_> {
         };
         match outcome {
             Outcome::Done(output) => self.done(id, output.clone()),
+            // What is said of work under way is no refusal of it: nobody may remember it any more.
+            Outcome::Failed(detail) if trying.poll.is_some() && self.is_pivot(id) => {
+                self.stick(id, trying, What::PivotUnknown, detail);
+            }
             Outcome::Failed(detail) => self.failed(id, &trying, What::ActionFailed, detail),
             Outcome::Pending { location, after } => self.pending(id, trying, location, *after),
+            // The work goes on, whatever became of the question.
+            Outcome::Retry { after, detail, .. } if trying.poll.is_some() => {
+                self.ask_again(id, trying, *after, detail);
+            }
             Outcome::Retry {
                 condition,
                 after,
@@ -192,7 +200,6 @@ impl Machine<'_> {
         let pause = policy.and_then(|policy| policy.pause(trying.attempt, elapsed, random, after));
         if let Some(pause) = pause {
             trying.attempt += 1;
-            trying.poll = None;
             self.pause(id, trying, pause);
             return;
         }
@@ -218,17 +225,21 @@ impl Machine<'_> {
     /// The participant works on it.
     fn pending(&mut self, id: CallId, mut trying: Trying, location: &Arc<str>, after: Option<u64>) {
         trying.poll = Some(Arc::clone(location));
+        let detail: Arc<str> = "the participant is still working on it".into();
+        self.ask_again(id, trying, after, &detail);
+    }
+
+    /// Asks again how far the participant is, also on the way back: a compensation has to know, or to fence, what comes of the action.
+    fn ask_again(&mut self, id: CallId, mut trying: Trying, after: Option<u64>, detail: &Arc<str>) {
         let elapsed = self.state.now.0.saturating_sub(trying.since.0);
         match policy(self.plan, id).and_then(|policy| policy.poll(elapsed, after)) {
-            Some(pause) => self.pause(id, trying, pause),
-            None => {
-                let detail: Arc<str> = "the participant is still working on it".into();
-                if self.is_pivot(id) {
-                    self.stick(id, trying, What::PivotUnknown, &detail);
-                } else {
-                    self.failed(id, &trying, What::RetriesExhausted, &detail);
-                }
+            Some(pause) => {
+                // A number of its own: a late answer to an earlier question is none to this one.
+                trying.attempt += 1;
+                self.pause(id, trying, pause);
             }
+            None if self.is_pivot(id) => self.stick(id, trying, What::PivotUnknown, detail),
+            None => self.failed(id, &trying, What::RetriesExhausted, detail),
         }
     }
 

@@ -15,15 +15,23 @@ impl Machine<'_> {
         if self.plan.steps[step].is_decided {
             self.state.steps[step].progress = Progress::Deciding;
             self.state.under_way += 1;
-            self.effects.push(Effect::Decide { step: place(step) });
+            self.effects.push(Effect::Decide {
+                step: place(step),
+                incarnation: self.state.steps[step].incarnation,
+            });
         } else {
             self.run(step, 1);
         }
     }
 
-    pub(super) fn decided(&mut self, step: usize, decision: &Decision) -> Result<(), Refused> {
+    pub(super) fn decided(
+        &mut self,
+        step: usize,
+        incarnation: u32,
+        decision: &Decision,
+    ) -> Result<(), Refused> {
         let state = self.state.steps.get(step).ok_or(Refused::Impossible)?;
-        if state.progress != Progress::Deciding {
+        if state.progress != Progress::Deciding || state.incarnation != incarnation {
             return Err(Refused::Stale);
         }
         self.state.under_way -= 1;
@@ -63,6 +71,12 @@ impl Machine<'_> {
             self.state.steps[step].progress = Progress::Waiting;
             self.turn_round();
         }
+    }
+
+    /// Takes a step for done without doing it.
+    pub(super) fn run_none(&mut self, step: usize) {
+        self.state.steps[step].progress = Progress::Skipped;
+        self.step_done(step);
     }
 
     fn run(&mut self, step: usize, count: u32) {

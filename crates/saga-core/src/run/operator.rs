@@ -140,8 +140,16 @@ impl Machine<'_> {
         behind
     }
 
-    /// Takes a call that is stuck or pauses for done.
+    /// Takes a call that is stuck or pauses for done; of a step that cannot be decided, any.
     fn skip(&mut self, id: CallId, output: Option<Payload>) -> Result<(), Refused> {
+        let step = self.state.steps.get_mut(id.step as usize);
+        let step = step.ok_or(Refused::Impossible)?;
+        // One that cannot be decided is taken for one whose condition does not hold, or whose list is empty.
+        if step.progress == Progress::Undecided && step.incarnation == id.incarnation {
+            self.state.stuck -= 1;
+            self.run_none(id.step as usize);
+            return Ok(());
+        }
         match self.call(id)? {
             Call::Stuck(_) | Call::Pausing(..) => {
                 self.done(id, output);

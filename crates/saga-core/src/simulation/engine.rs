@@ -258,20 +258,21 @@ impl World {
             return;
         };
         match effect {
-            Effect::Decide { step } => {
-                let at = self.now + 1;
-                self.send(
-                    at,
-                    Message::Decide {
-                        engine,
-                        generation,
-                        run,
-                        step,
-                    },
-                );
+            Effect::Decide { step, incarnation } => {
+                let decide = Message::Decide {
+                    engine,
+                    generation,
+                    run,
+                    step,
+                    incarnation,
+                };
+                self.send(self.now + 1, decide);
             }
             Effect::Call {
-                call, attempt, until, ..
+                call,
+                attempt,
+                until,
+                poll,
             } => {
                 let call = key_of(call);
                 self.post(&Message::Try {
@@ -280,6 +281,7 @@ impl World {
                     run,
                     call,
                     attempt,
+                    is_poll: poll.is_some(),
                     revision,
                 });
                 let left = until.0.saturating_sub(self.clock(engine).0);

@@ -31,8 +31,8 @@ struct Node {
     faults: u32,
 }
 
-/// Looks at every history with at most so many faults: a refusal, a try that nobody knows the end of, the run's timeout, a
-/// cancellation.
+/// Looks at every history with at most so many faults: a refusal, a try that nobody knows the end of, work that goes on, a step that cannot
+/// be decided, the run's timeout, what operators do (cancel, skip).
 ///
 /// # Errors
 /// What is broken, and the events that lead to it.
@@ -94,9 +94,19 @@ fn events(plan: &Plan, state: &State) -> Vec<(Event, Time, u32)> {
     let now = state.now();
     for effect in state.outstanding(plan, now) {
         match effect {
-            Effect::Decide { step } => {
-                for decision in [Decision::Once, Decision::Skip, Decision::Items(2)] {
-                    events.push((Event::Decided { step, decision }, now, 0));
+            Effect::Decide { step, incarnation } => {
+                for (decision, cost) in [
+                    (Decision::Once, 0),
+                    (Decision::Skip, 0),
+                    (Decision::Items(2), 0),
+                    (Decision::Failed("".into()), 1),
+                ] {
+                    let event = Event::Decided {
+                        step,
+                        incarnation,
+                        decision,
+                    };
+                    events.push((event, now, cost));
                 }
             }
             Effect::Call { call, attempt, .. } => {
@@ -113,6 +123,11 @@ fn events(plan: &Plan, state: &State) -> Vec<(Event, Time, u32)> {
                     detail: "".into(),
                 };
                 events.push((answered(unknown), now, 1));
+                let pending = Outcome::Pending {
+                    location: "".into(),
+                    after: None,
+                };
+                events.push((answered(pending), now, 1));
             }
             Effect::Wait { timer, until } => {
                 let cost = u32::from(timer == Timer::Deadline);
@@ -121,13 +136,22 @@ fn events(plan: &Plan, state: &State) -> Vec<(Event, Time, u32)> {
             Effect::Stuck | Effect::Ended(_) => {}
         }
     }
-    if !events.is_empty() {
-        let cancel = Event::Operator {
-            verb: Verb::Cancel,
+    let skips = state
+        .stuck_calls()
+        .into_iter()
+        .map(|call| Verb::Skip { call, output: None });
+    let verbs = if events.is_empty() {
+        vec![]
+    } else {
+        vec![Verb::Cancel]
+    };
+    for verb in verbs.into_iter().chain(skips) {
+        let event = Event::Operator {
+            verb,
             by: "".into(),
             reason: "".into(),
         };
-        events.push((cancel, now, 1));
+        events.push((event, now, 1));
     }
     events
 }

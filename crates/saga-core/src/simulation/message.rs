@@ -17,6 +17,7 @@ pub(super) enum Message {
         generation: u64,
         run: RunId,
         step: u32,
+        incarnation: u32,
     },
     /// A try reaches a participant.
     Try {
@@ -25,6 +26,7 @@ pub(super) enum Message {
         run: RunId,
         call: CallKey,
         attempt: u32,
+        is_poll: bool,
         revision: usize,
     },
     /// Its answer reaches the engine.

@@ -325,14 +325,30 @@ fn expected(plan: &Plan, events: &[(Time, &Event)]) -> BTreeMap<u32, u32> {
     let mut expected: BTreeMap<u32, u32> = (0..plan.len())
         .map(|step| (u32::try_from(step).unwrap_or(u32::MAX), 1))
         .collect();
+    // Steps that could not be decided; who skips one has none of it done.
+    let mut undecided = BTreeSet::new();
     for (_, event) in events {
-        if let Event::Decided { step, decision } = event {
-            let elements = match decision {
-                Decision::Skip => 0,
-                Decision::Items(count) => *count,
-                Decision::Once | Decision::Failed(_) => 1,
-            };
-            expected.insert(*step, elements);
+        match event {
+            Event::Decided { step, decision, .. } => {
+                undecided.remove(step);
+                let elements = match decision {
+                    Decision::Skip => 0,
+                    Decision::Items(count) => *count,
+                    Decision::Once | Decision::Failed(_) => 1,
+                };
+                let most = plan.steps.get(*step as usize).map_or(0, |step| step.max_items);
+                if matches!(decision, Decision::Failed(_)) || elements > most.max(1) {
+                    undecided.insert(*step);
+                }
+                expected.insert(*step, elements);
+            }
+            Event::Operator {
+                verb: Verb::Skip { call, .. },
+                ..
+            } if undecided.contains(&call.step) => {
+                expected.insert(call.step, 0);
+            }
+            _ => {}
         }
     }
     expected

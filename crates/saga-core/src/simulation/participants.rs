@@ -1,6 +1,6 @@
 //! Participants with a barrier: what they have done, and what they answer.
 //!
-//! The barrier, in the transaction of the effect: a row for each (run, step, element, op, incarnation). An action whose row is there
+//! The barrier, in the transaction of the effect or of the refusal: a row for each (run, step, element, op, incarnation). An action whose row is there
 //! was done, or is fenced off; a compensation first puts the row of its action, and if it could, there is nothing to take back.
 
 use std::collections::BTreeMap;
@@ -29,12 +29,16 @@ pub struct Entry {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Row {
+    /// It is being worked on: after so many questions it is done.
+    Working(u32),
     Done,
+    /// It was refused, and always is.
+    Refused,
     /// Put there by the compensation.
     Fenced,
 }
 
-/// What fate has in store for a call, whichever try it is.
+/// What fate has in store for a try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// It can be done.
@@ -43,7 +47,7 @@ pub enum Fate {
     Refuses,
 }
 
-/// What happens to one try, besides.
+/// What happens to a try, besides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mishap {
     /// Nothing.
@@ -56,6 +60,8 @@ pub enum Mishap {
     Throttled,
     /// It is worked on, and the answer is to be asked for.
     Pending,
+    /// Of work under way nobody remembers anything (404); the work goes on.
+    Forgotten,
 }
 
 /// Everything that participants have done.
@@ -66,20 +72,15 @@ pub struct Participants {
 }
 
 impl Participants {
-    /// A try arrives.
+    /// A try, or a question after work under way, arrives.
     pub fn take(
         &mut self,
         run: RunId,
         call: CallId,
-        fate: Fate,
-        mishap: Mishap,
+        is_poll: bool,
+        (fate, mishap): (Fate, Mishap),
         random: &mut Random,
     ) -> Outcome {
-        let retry = |condition, after| Outcome::Retry {
-            condition,
-            after,
-            detail: "mishap".into(),
-        };
         match mishap {
             Mishap::ErrorBefore => return retry(RetryCondition::ServerError, None),
             Mishap::Throttled => {
@@ -88,18 +89,41 @@ impl Participants {
             _ => {}
         }
         let entry = self.entries.entry((run, call.step, call.item)).or_default();
+        let key = (call.op, call.incarnation);
+        if mishap == Mishap::Pending && !is_poll && fate == Fate::Works && !entry.rows.contains_key(&key) {
+            entry.rows.insert(key, Row::Working(random.between(0, 3) as u32));
+        }
+        if let Some(Row::Working(left)) = entry.rows.get(&key).copied() {
+            let left = left.saturating_sub(u32::from(is_poll));
+            if left > 0 || !is_poll {
+                entry.rows.insert(key, Row::Working(left));
+                if is_poll && mishap == Mishap::Forgotten {
+                    return Outcome::Failed("404: no such work".into());
+                }
+                return Outcome::Pending {
+                    location: "/progress".into(),
+                    after: Some(random.between(1, 3000)),
+                };
+            }
+            // It is done now.
+            entry.rows.remove(&key);
+        }
         let outcome = match call.op {
             Op::Action => entry.act(call.incarnation, fate),
             Op::Compensation => entry.compensate(call.incarnation, fate),
         };
         match mishap {
             Mishap::ErrorAfter => retry(RetryCondition::ServerError, None),
-            Mishap::Pending => Outcome::Pending {
-                location: "/progress".into(),
-                after: Some(random.between(1, 3000)),
-            },
             _ => outcome,
         }
+    }
+}
+
+fn retry(condition: RetryCondition, after: Option<u64>) -> Outcome {
+    Outcome::Retry {
+        condition,
+        after,
+        detail: "mishap".into(),
     }
 }
 
@@ -107,35 +131,48 @@ impl Entry {
     fn act(&mut self, incarnation: u32, fate: Fate) -> Outcome {
         match self.rows.get(&(Op::Action, incarnation)) {
             Some(Row::Fenced) => return Outcome::Failed("409: it was compensated".into()),
+            Some(Row::Refused) if !is_on(Mutation::RefusalsAreForgotten) => {
+                return Outcome::Failed("422".into());
+            }
             // The stored answer.
             Some(Row::Done) if !is_on(Mutation::DuplicatesAreDone) => return done(incarnation),
             _ => {}
         }
         if fate == Fate::Refuses {
+            self.rows.insert((Op::Action, incarnation), Row::Refused);
             return Outcome::Failed("422".into());
         }
-        self.is_hanging |= self.rows.contains_key(&(Op::Compensation, incarnation));
+        self.is_hanging |= self.rows.get(&(Op::Compensation, incarnation)) == Some(&Row::Done);
         self.rows.insert((Op::Action, incarnation), Row::Done);
         *self.actions.entry(incarnation).or_default() += 1;
         done(incarnation)
     }
 
     fn compensate(&mut self, incarnation: u32, fate: Fate) -> Outcome {
-        let is_done = self.rows.contains_key(&(Op::Compensation, incarnation));
-        if is_done && !is_on(Mutation::DuplicatesAreCompensated) {
-            return done(incarnation);
-        }
-        if fate == Fate::Refuses {
-            return Outcome::Failed("422".into());
+        match self.rows.get(&(Op::Compensation, incarnation)) {
+            Some(Row::Refused) => return Outcome::Failed("422".into()),
+            Some(_) if !is_on(Mutation::DuplicatesAreCompensated) => return done(incarnation),
+            _ => {}
         }
         let action = self.rows.get(&(Op::Action, incarnation)).copied();
+        // Not beside the work: it is asked to come back.
+        if matches!(action, Some(Row::Working(_))) {
+            // By the time it does, the work is done.
+            self.rows.insert((Op::Action, incarnation), Row::Done);
+            *self.actions.entry(incarnation).or_default() += 1;
+            return retry(RetryCondition::ServerError, None);
+        }
+        if fate == Fate::Refuses {
+            self.rows.insert((Op::Compensation, incarnation), Row::Refused);
+            return Outcome::Failed("422".into());
+        }
         match action {
             None if is_on(Mutation::NullCompensationIsForgotten) => return done(incarnation),
             None => {
                 self.rows.insert((Op::Action, incarnation), Row::Fenced);
             }
-            Some(Row::Fenced) => {}
             Some(Row::Done) => self.compensations += 1,
+            Some(Row::Fenced | Row::Refused | Row::Working(_)) => {}
         }
         self.rows.insert((Op::Compensation, incarnation), Row::Done);
         done(incarnation)

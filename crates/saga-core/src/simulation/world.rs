@@ -183,16 +183,25 @@ impl World {
                 run,
                 call,
                 attempt,
+                is_poll,
                 revision,
-            } => self.participate(engine, generation, run, call, attempt, revision),
+            } => {
+                let to = (engine, generation);
+                self.participate(to, run, (call, attempt, is_poll), revision);
+            }
             Message::Decide {
                 engine,
                 generation,
                 run,
                 step,
+                incarnation,
             } => {
-                let decision = self.decision(run, step);
-                self.tell(engine, generation, run, &Event::Decided { step, decision });
+                let event = Event::Decided {
+                    step,
+                    incarnation,
+                    decision: self.decision(run, step),
+                };
+                self.tell(engine, generation, run, &event);
             }
             Message::Answer {
                 engine,
@@ -256,11 +265,9 @@ impl World {
 
     pub(super) fn participate(
         &mut self,
-        engine: usize,
-        generation: u64,
+        (engine, generation): (usize, u64),
         run: RunId,
-        key: CallKey,
-        attempt: u32,
+        (key, attempt, is_poll): (CallKey, u32, bool),
         revision: usize,
     ) {
         let call = call_of(key);
@@ -278,30 +285,31 @@ impl World {
                 "invariant 13: a step of another revision is called".to_owned(),
             ));
         }
-        let place = [
-            run,
-            u64::from(key.0),
-            u64::from(key.1),
-            u64::from(key.2),
-            u64::from(key.3),
-        ];
-        let refuses = Random::about(self.seed, &place).permille(match call.op {
-            Op::Action => self.faults.refused,
-            Op::Compensation => self.faults.refused / 4,
-        });
-        let fate = if refuses { Fate::Refuses } else { Fate::Works };
+        // Whoever asks a second time may be answered otherwise: somebody has bought the last one.
+        let refused = match call.op {
+            Op::Action => self.faults.refused / 2,
+            Op::Compensation => self.faults.refused / 8,
+        };
+        let fate = if self.random.permille(refused) {
+            Fate::Refuses
+        } else {
+            Fate::Works
+        };
         let mishap = if self.fails(self.faults.mishap) {
             self.counts.mishaps += 1;
-            match self.random.below(4) {
+            match self.random.below(5) {
                 0 => Mishap::ErrorBefore,
                 1 => Mishap::ErrorAfter,
                 2 => Mishap::Throttled,
+                3 => Mishap::Forgotten,
                 _ => Mishap::Pending,
             }
         } else {
             Mishap::None
         };
-        let outcome = self.participants.take(run, call, fate, mishap, &mut self.random);
+        let outcome = self
+            .participants
+            .take(run, call, is_poll, (fate, mishap), &mut self.random);
         self.outcomes.push(outcome);
         let outcome = self.outcomes.len() - 1;
         self.post(&Message::Answer {

@@ -17,6 +17,8 @@ struct Stored {
     config_maps: BTreeMap<String, Value>,
     version: u64,
     refuses: bool,
+    /// Whether nothing can be deleted.
+    keeps: bool,
     writes: Vec<String>,
 }
 
@@ -30,7 +32,7 @@ impl Stored {
         };
         if *method != Method::GET {
             self.writes.push(format!("{method} {path}"));
-            if self.refuses {
+            if self.refuses || self.keeps && *method == Method::DELETE {
                 return status(500, "InternalError");
             }
         }
@@ -256,6 +258,23 @@ async fn the_newest_revisions_are_kept_and_older_ones_are_deleted() {
                 .contains_key(&format!("place-order-saga-{revision}"))
         );
     }
+}
+
+#[tokio::test]
+async fn a_revision_that_could_not_be_deleted_is_deleted_later() {
+    let stage = Stage::new(Authority::held());
+    stage.server.lock().unwrap().keeps = true;
+    for generation in 1..=12 {
+        stage.edit(generation, &format!("/{generation}"));
+        stage.visit().await;
+    }
+    assert_eq!(stage.server.lock().unwrap().config_maps.len(), 12);
+    stage.server.lock().unwrap().keeps = false;
+    stage.visit().await;
+    assert_eq!(stage.server.lock().unwrap().config_maps.len(), saga::KEPT);
+    stage.writes();
+    stage.visit().await;
+    assert_eq!(stage.writes(), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -122,7 +122,12 @@ fn call(call: &Call, step: &Step, usual: Usual) -> core::Call {
             method: method.to_owned(),
             path: target.path.clone(),
         },
-        headers: call.headers.clone(),
+        // Names of headers have no case.
+        headers: call
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
+            .collect(),
         body: call.body.clone(),
         timeout,
         retry: retry(call.retry.as_ref().or(step.retry.as_ref()), elapsed),

@@ -1,5 +1,7 @@
 //! What the schema of the kind refuses, said better: ranges, lengths and names. What the definition means is checked behind it.
 
+use std::collections::BTreeSet;
+
 use trellis_api::{
     Problem, Saga,
     saga::{Call, SagaRetry, Step},
@@ -16,7 +18,8 @@ const MOST_RUNS: u32 = 1_000_000;
 const MOST_ATTEMPTS: u32 = 1_000_000;
 const MOST_AT_ONCE: u32 = 100;
 const MOST_ITEMS: u32 = 1000;
-const LONGEST_EXPRESSION: usize = 4096;
+const LONGEST_EXPRESSION: usize = trellis_expression::MAX_BYTES;
+const LONGEST_PATH: usize = 4096;
 const LONGEST_SECRET: usize = 256;
 const LONGEST_URL: usize = 2048;
 /// Longest name: that of a value of a label.
@@ -128,8 +131,15 @@ impl Problems {
             let message = format!("{port:?} cannot name a port");
             self.add(&format!("{at}.call.port"), message);
         }
-        self.length(&format!("{at}.call.path"), &target.path, LONGEST_EXPRESSION);
+        self.length(&format!("{at}.call.path"), &target.path, LONGEST_PATH);
         self.count(&format!("{at}.headers"), call.headers.len(), 0, MOST_HEADERS);
+        let mut known = BTreeSet::new();
+        for name in call.headers.keys() {
+            if !known.insert(name.to_ascii_lowercase()) {
+                let message = "is there twice, since names of headers have no case: remove one";
+                self.add(&format!("{at}.headers[{name}]"), message);
+            }
+        }
         self.retry(at, call.retry.as_ref());
     }
 

@@ -165,13 +165,17 @@ impl Stage<'_> {
 
     fn perform(&mut self, state: &State, effect: &Effect) -> Option<Event> {
         match *effect {
-            Effect::Decide { step } => {
+            Effect::Decide { step, incarnation } => {
                 let decision = self.decide(state, step as usize);
                 self.say(
                     &self.name(step as usize),
                     format!("is decided: {}", shown(&decision)),
                 );
-                Some(Event::Decided { step, decision })
+                Some(Event::Decided {
+                    step,
+                    incarnation,
+                    decision,
+                })
             }
             Effect::Call { call, attempt, .. } => {
                 let outcome = self.call(state, call, attempt);
@@ -182,7 +186,7 @@ impl Stage<'_> {
                 })
             }
             Effect::Stuck => {
-                self.say("run", "is stuck: only an operator can move it".to_owned());
+                self.say("run", "needs an operator".to_owned());
                 None
             }
             Effect::Ended(end) => {
@@ -313,7 +317,7 @@ impl Stage<'_> {
             Behaviour::Barrier => {
                 let mut random = Random::new(0);
                 self.participants
-                    .take(RUN, call, Fate::Works, Mishap::None, &mut random)
+                    .take(RUN, call, false, (Fate::Works, Mishap::None), &mut random)
             }
             Behaviour::Naive => {
                 let done = self.naive.entry((call.step, call.item)).or_default();
