@@ -23,6 +23,7 @@ pub mod mutation;
 pub mod order;
 pub mod plan;
 pub mod program;
+pub mod random;
 pub mod run;
 pub mod simulation;
 

@@ -15,6 +15,9 @@
 //! barrier rejects it if it comes late; and when everything that came after its step is compensated. After the pivot nothing is
 //! compensated. An event that makes no sense (a late answer, a timer before its time) is refused and changes nothing.
 //!
+//! **What whoever drives it has to see to**: records have the time of [`State::now`]; the clock is not far ahead of others, for a run
+//! waits until the time that its log has reached; each answer is one to the try, or the question, whose number it has.
+//!
 //! **What it does not know**: payloads, expressions, clocks, requests. It is a function; [`crate::log`] has the form of what is stored.
 
 mod backward;

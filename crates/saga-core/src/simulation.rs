@@ -20,15 +20,14 @@ pub mod generate;
 mod message;
 pub mod oracles;
 pub mod participants;
-pub mod random;
 pub mod rehearsal;
 pub mod sample;
 pub mod store;
 mod world;
 
-use self::random::Random;
 pub use self::world::World;
 use crate::definition::Definition;
+use crate::random::Random;
 
 /// How often what goes wrong, in a thousand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,8 @@ use trellis_saga_core::{
     Definition,
     definition::{Kind, Millis},
     plan::Plan,
-    simulation::{exhaustive, generate, random::Random},
+    random::Random,
+    simulation::{exhaustive, generate},
 };
 
 /// A saga whose steps wait for each other as the bits say: one for each pair.

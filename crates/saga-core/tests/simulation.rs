@@ -10,7 +10,8 @@ use std::{env, panic, thread};
 use strum::IntoEnumIterator as _;
 use trellis_saga_core::{
     mutation::{self, Mutation},
-    simulation::{self, Counts, Faults, Violation, World, generate, random::Random},
+    random::Random,
+    simulation::{self, Counts, Faults, Violation, World, generate},
 };
 
 /// Histories in the test command.

@@ -216,8 +216,8 @@ impl Reader<'_, '_> {
         if mentioned.has(names::ATTEMPT) {
             let message = "is another for each try, so a participant does not know a request that it has seen: leave `attempt` out";
             self.fault(field, message);
-        } else if !mentioned.has(RUN_ID) && !mentioned.has(names::INPUT) {
-            let message = "is the same for every run, so that the second does nothing: add ${run.id}, or leave the header out, the \
+        } else if !mentioned.has(RUN_ID) {
+            let message = "may be the same for two runs, so that the second does nothing: add ${run.id}, or leave the header out, the \
                            engine sets one";
             self.fault(field, message);
         } else if self.moment.is_for_each() && !mentioned.has(names::ITEM) && !mentioned.has(names::INDEX) {

@@ -14,7 +14,18 @@ pub(super) fn check(
     for path in &definition.secret {
         let mut elements = path.split('.');
         let message = match (elements.next(), elements.next()) {
-            (Some("headers"), Some(_)) if elements.next().is_none() => None,
+            (Some("headers"), Some(name)) if elements.next().is_none() => {
+                let calls = definition.steps.iter();
+                let mut calls = calls.flat_map(|step| [Some(&step.action), step.compensation.as_ref()]);
+                let is_there = calls.any(|call| {
+                    call.is_some_and(|call| {
+                        call.headers
+                            .keys()
+                            .any(|header| header.eq_ignore_ascii_case(name))
+                    })
+                });
+                (!is_there).then(|| format!("no call has a header {name}"))
+            }
             (Some("input"), first) => match input {
                 None => Some("the saga has no input".to_owned()),
                 Some(input) => missing(input, first.into_iter().chain(elements)),

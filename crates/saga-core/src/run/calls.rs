@@ -8,6 +8,7 @@ use crate::{
     event::{CallId, Effect, Op, Outcome, Payload, Time, Timer, What},
     mutation::{Mutation, is_on},
     plan::{Plan, Policy},
+    random::Random,
 };
 
 /// The effect that tries a call; None: there is no such call.
@@ -271,16 +272,9 @@ impl Machine<'_> {
     }
 }
 
-/// The same for the same try, at each replay (the mixer of SplitMix64, Steele, Lea and Flood, 2014).
+/// The same for the same try, at each replay.
 fn random(seed: u64, call: CallId, attempt: u32) -> u64 {
-    let place = u64::from(call.step) << 32 | u64::from(call.item);
-    let op = u64::from(call.op == Op::Compensation) << 63 | u64::from(call.incarnation) << 32;
-    let mut mixed = seed ^ place.rotate_left(17) ^ op ^ u64::from(attempt);
-    for _ in 0..2 {
-        mixed = mixed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-    }
-    mixed
+    let op = u64::from(call.op == Op::Compensation);
+    let place = [call.step, call.item, call.incarnation, attempt].map(u64::from);
+    Random::about(seed ^ op, &place).next()
 }

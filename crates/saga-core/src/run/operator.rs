@@ -63,7 +63,8 @@ impl Machine<'_> {
                     let trying = Trying {
                         attempt: trying.attempt + u32::from(is_stuck),
                         since: if is_stuck { now } else { trying.since },
-                        ..trying
+                        // Of work that got stuck nobody may remember anything: it is asked for anew, and the barrier knows it.
+                        poll: if is_stuck { None } else { trying.poll },
                     };
                     self.try_now(id, trying);
                 }

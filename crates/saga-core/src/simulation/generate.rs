@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use strum::IntoEnumIterator as _;
 
-use super::random::Random;
 use crate::definition::{
     API_VERSION, Call, Definition, ForEach, HttpCall, Kind, Millis, OnStuck, Retention, Retry,
     RetryCondition, Step,
 };
+use crate::random::Random;
 
 /// A definition with at most so many steps.
 #[must_use]

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{random::Random, store::RunId};
+use super::store::RunId;
 use crate::{
     definition::RetryCondition,
     event::{CallId, Op, Outcome},
     mutation::{Mutation, is_on},
+    random::Random,
 };
 
 /// An element of a step of a run.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::random::Random;
+use crate::random::Random;
 
 /// Which values are made up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::random::Random;
+use crate::random::Random;
 use crate::{
     log::{self, Record},
     mutation::{Mutation, is_on},

@@ -11,7 +11,6 @@ use super::{
     engine::Engine,
     message::{CallKey, Message, call_of},
     participants::{Fate, Mishap, Participants},
-    random::Random,
     store::{RunId, Store},
 };
 use crate::{
@@ -20,6 +19,7 @@ use crate::{
     log,
     mutation::{Mutation, is_on},
     plan::Plan,
+    random::Random,
     run::Status,
 };
 

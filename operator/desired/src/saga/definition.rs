@@ -30,7 +30,11 @@ pub fn definition(saga: &Saga) -> Definition {
     let spec = &saga.spec;
     let steps = spec.steps.iter().enumerate().map(|(i, step)| {
         let above = i.checked_sub(1).map(|above| &spec.steps[above].name);
-        self::step(step, above, spec.timeout.map(millis))
+        let bound = spec.timeout.map(|timeout| Bound {
+            saga: millis(timeout),
+            share: Millis(timeout.as_millis() / spec.steps.len() as u64),
+        });
+        self::step(step, above, bound)
     });
     let retention = spec.retention.clone().unwrap_or_default();
     let on_stuck = spec.on_stuck.clone().unwrap_or_default();
@@ -54,8 +58,16 @@ pub fn definition(saga: &Saga) -> Definition {
     }
 }
 
-/// `bound` is how long the saga may take up to its pivot.
-fn step(step: &Step, above: Option<&String>, bound: Option<Millis>) -> core::Step {
+/// What is not said is never longer than this.
+#[derive(Debug, Clone, Copy)]
+struct Bound {
+    /// How long the saga may take up to its pivot.
+    saga: Millis,
+    /// What each step has of it, if they are done one after the other.
+    share: Millis,
+}
+
+fn step(step: &Step, above: Option<&String>, bound: Option<Bound>) -> core::Step {
     let kind = kind(step.kind());
     let forward = Usual {
         bound: bound.filter(|_| kind != Kind::Retriable),
@@ -98,21 +110,18 @@ const fn kind(kind: StepKind) -> Kind {
 /// What holds of a call that does not say otherwise.
 #[derive(Debug, Clone, Copy)]
 struct Usual {
-    /// What is not said is never longer.
-    bound: Option<Millis>,
+    bound: Option<Bound>,
     elapsed: Option<Millis>,
-}
-
-impl Usual {
-    fn bounded(&self, time: Millis) -> Millis {
-        self.bound.map_or(time, |bound| time.min(bound))
-    }
 }
 
 fn call(call: &Call, step: &Step, usual: Usual) -> core::Call {
     let timeout = call.timeout.or(step.timeout);
-    let timeout = timeout.map_or_else(|| usual.bounded(TIMEOUT), millis);
-    let elapsed = usual.elapsed.map(|elapsed| usual.bounded(elapsed.max(timeout)));
+    let share = usual.bound.map_or(TIMEOUT, |bound| TIMEOUT.min(bound.share));
+    let timeout = timeout.map_or(share, millis);
+    let elapsed = usual.elapsed.map(|elapsed| {
+        let elapsed = elapsed.max(timeout);
+        usual.bound.map_or(elapsed, |bound| elapsed.min(bound.saga))
+    });
     let target = &call.call;
     let method: &str = target.method.as_ref();
     core::Call {

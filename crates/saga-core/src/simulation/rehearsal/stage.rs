@@ -12,11 +12,11 @@ use crate::{
     log::{self, Record},
     plan::Plan,
     program::{Data, Program},
+    random::Random,
     run::{self, State, Status},
     simulation::{
         oracles,
         participants::{Fate, Mishap, Participants},
-        random::Random,
         sample::{self, Variant},
     },
 };
