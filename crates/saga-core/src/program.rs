@@ -238,7 +238,10 @@ impl CallProgram {
             if matches!(element, "." | "..") || element.is_empty() && !written.is_empty() {
                 return Err(Error::Value {
                     field: "path".to_owned(),
-                    message: format!("a value makes an element of it {element:?}, which leads elsewhere"),
+                    message: format!(
+                        "a value makes an element of it {element:?}, which leads elsewhere; ask for more in its schema, minLength: 1 for \
+                         example"
+                    ),
                 });
             }
         }

@@ -113,8 +113,7 @@ impl Sampler<'_> {
         let text = match self.variant {
             Variant::Full => "text".to_owned(),
             Variant::Least => String::new(),
-            Variant::Random(_) => match self.random.below(6) {
-                5 => "..".to_owned(),
+            Variant::Random(_) => match self.random.below(5) {
                 0 => String::new(),
                 1 => "a/b?c=d&e#f %".to_owned(),
                 2 => "größer – 価格".to_owned(),
