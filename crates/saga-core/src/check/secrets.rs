@@ -58,6 +58,7 @@ fn missing<'a>(r#type: &Type, elements: impl Iterator<Item = &'a str>) -> Option
         here = match below(&here) {
             Type::Object(object) => match object.fields.get(element) {
                 Some(field) => field.r#type.clone(),
+                None if object.others.is_some() => object.others.clone().unwrap_or(Type::Unknown),
                 None => {
                     let fields: Vec<&str> = object.fields.keys().map(String::as_str).collect();
                     return Some(format!(

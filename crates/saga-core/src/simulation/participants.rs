@@ -151,7 +151,6 @@ impl Entry {
 
     fn compensate(&mut self, incarnation: u32, fate: Fate) -> Outcome {
         match self.rows.get(&(Op::Compensation, incarnation)) {
-            Some(Row::Refused) => return Outcome::Failed("422".into()),
             Some(_) if !is_on(Mutation::DuplicatesAreCompensated) => return done(incarnation),
             _ => {}
         }
@@ -163,8 +162,8 @@ impl Entry {
             *self.actions.entry(incarnation).or_default() += 1;
             return retry(RetryCondition::ServerError, None);
         }
+        // Not remembered: an operator mends the cause and has it tried again.
         if fate == Fate::Refuses {
-            self.rows.insert((Op::Compensation, incarnation), Row::Refused);
             return Outcome::Failed("422".into());
         }
         match action {
