@@ -208,7 +208,7 @@ pub struct Cause {
     pub what: What,
     /// Which call, if it was one.
     pub call: Option<CallId>,
-    /// Tries that were made of it.
+    /// Tries that were made of it, since an operator last had it retried.
     pub attempts: u32,
     /// What the participant, or the expression, said; for a cancellation, who and why.
     pub detail: Arc<str>,

@@ -131,11 +131,18 @@ enum Call {
 /// Tries of a call.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Trying {
-    /// Number of the try that is on its way, or is the next.
+    /// Number of the try, or question, that is on its way, or is the next.
     attempt: u32,
+    /// Number of the try in its allowance: questions do not count, and an operator's retry begins a new one.
+    tried: u32,
+    /// Begin of the allowance.
     since: Time,
     /// Where to ask how far the participant is.
     poll: Option<Arc<str>>,
+    /// Questions in a row that had no answer.
+    unanswered: u32,
+    /// Whether it was sent anew because its work was refused or forgotten.
+    is_anew: bool,
 }
 
 /// An event that makes no sense here. Nothing has changed.

@@ -30,6 +30,23 @@ fn policy(plan: &Plan, call: CallId) -> Option<&Policy> {
     }
 }
 
+/// After so many questions in a row without an answer the participant is asked to begin anew.
+const MOST_UNANSWERED: u32 = 5;
+
+impl Trying {
+    /// The first try of an allowance.
+    pub(super) const fn first(attempt: u32, since: Time) -> Self {
+        Self {
+            attempt,
+            tried: 1,
+            since,
+            poll: None,
+            unanswered: 0,
+            is_anew: false,
+        }
+    }
+}
+
 impl Item {
     pub(super) const fn new() -> Self {
         Self {
@@ -61,13 +78,8 @@ impl Machine<'_> {
 
     /// Begins a call.
     pub(super) fn begin(&mut self, id: CallId) {
-        let trying = Trying {
-            attempt: 1,
-            since: self.state.now,
-            poll: None,
-        };
         self.state.under_way += 1;
-        self.try_now(id, trying);
+        self.try_now(id, Trying::first(1, self.state.now));
     }
 
     /// Puts a call that is under way on its way.
@@ -97,23 +109,36 @@ impl Machine<'_> {
         };
         match outcome {
             Outcome::Done(output) => self.done(id, output.clone()),
-            // What is said of work under way is no refusal of it: nobody may remember it any more.
+            // The work was refused, or nobody remembers it any more (404). The barrier knows; where much depends on it, it is asked, once.
+            Outcome::Failed(detail)
+                if trying.poll.is_some() && !trying.is_anew && !self.can_turn_round(id) =>
+            {
+                self.again(id, trying, None, None, detail);
+            }
             Outcome::Failed(detail) if trying.poll.is_some() && self.is_pivot(id) => {
                 self.stick(id, trying, What::PivotUnknown, detail);
             }
             Outcome::Failed(detail) => self.failed(id, &trying, What::ActionFailed, detail),
             Outcome::Pending { location, after } => self.pending(id, trying, location, *after),
             // The work goes on, whatever became of the question.
-            Outcome::Retry { after, detail, .. } if trying.poll.is_some() => {
-                self.ask_again(id, trying, *after, detail);
+            Outcome::Retry { after, detail, .. }
+                if trying.poll.is_some() && trying.unanswered + 1 < MOST_UNANSWERED =>
+            {
+                let unanswered = trying.unanswered + 1;
+                self.ask_again(id, Trying { unanswered, ..trying }, *after, detail);
             }
             Outcome::Retry {
                 condition,
                 after,
                 detail,
-            } => self.again(id, trying, *condition, *after, detail),
+            } => self.again(id, trying, Some(*condition), *after, detail),
         }
         Ok(())
+    }
+
+    /// Whether a failure of the call is an answer that the run can live with: it is compensated.
+    fn can_turn_round(&self, id: CallId) -> bool {
+        id.op == Op::Action && self.plan.steps[id.step as usize].kind == Kind::Compensatable
     }
 
     pub(super) fn pause_is_over(&mut self, id: CallId, attempt: u32) -> Result<(), Refused> {
@@ -165,7 +190,7 @@ impl Machine<'_> {
                     self.stick(id, trying.clone(), what, detail)
                 }
                 Kind::Compensatable | Kind::Pivot | Kind::Retriable => {
-                    self.cause(what, Some(id), trying.attempt, detail);
+                    self.cause(what, Some(id), trying.tried, detail);
                     self.give_up(id);
                     self.turn_round();
                 }
@@ -173,12 +198,12 @@ impl Machine<'_> {
         }
     }
 
-    /// A try that may do better.
+    /// A try that may do better; without a condition one that has to be made.
     fn again(
         &mut self,
         id: CallId,
-        mut trying: Trying,
-        condition: RetryCondition,
+        trying: Trying,
+        condition: Option<RetryCondition>,
         after: Option<u64>,
         detail: &Arc<str>,
     ) {
@@ -196,12 +221,17 @@ impl Machine<'_> {
             self.state.seed
         };
         let random = random(seed, id, trying.attempt);
-        let policy = policy(self.plan, id).filter(|policy| policy.takes(condition));
+        let is_taken = |policy: &&Policy| condition.is_none_or(|condition| policy.takes(condition));
+        let policy = policy(self.plan, id).filter(is_taken);
         let is_taken = policy.is_some();
-        let pause = policy.and_then(|policy| policy.pause(trying.attempt, elapsed, random, after));
+        let pause = policy.and_then(|policy| policy.pause(trying.tried, elapsed, random, after));
         if let Some(pause) = pause {
-            trying.attempt += 1;
-            self.pause(id, trying, pause);
+            let next = Trying {
+                tried: trying.tried + 1,
+                is_anew: trying.is_anew || condition.is_none(),
+                ..Trying::first(trying.attempt + 1, trying.since)
+            };
+            self.pause(id, next, pause);
             return;
         }
         let what = if is_taken {
@@ -226,6 +256,7 @@ impl Machine<'_> {
     /// The participant works on it.
     fn pending(&mut self, id: CallId, mut trying: Trying, location: &Arc<str>, after: Option<u64>) {
         trying.poll = Some(Arc::clone(location));
+        trying.unanswered = 0;
         let detail: Arc<str> = "the participant is still working on it".into();
         self.ask_again(id, trying, after, &detail);
     }
@@ -256,7 +287,7 @@ impl Machine<'_> {
 
     /// Leaves a call to an operator.
     fn stick(&mut self, id: CallId, trying: Trying, what: What, detail: &Arc<str>) {
-        self.cause(what, Some(id), trying.attempt, detail);
+        self.cause(what, Some(id), trying.tried, detail);
         self.set(id, Call::Stuck(trying));
         self.state.under_way -= 1;
         self.state.stuck += 1;

@@ -55,18 +55,14 @@ impl Machine<'_> {
                     self.enter(step);
                 }
                 Some((id, trying, is_stuck)) => {
-                    if is_stuck {
-                        self.state.stuck -= 1;
-                        self.state.under_way += 1;
+                    if !is_stuck {
+                        self.try_now(id, trying);
+                        continue;
                     }
-                    let now = self.state.now;
-                    let trying = Trying {
-                        attempt: trying.attempt + u32::from(is_stuck),
-                        since: if is_stuck { now } else { trying.since },
-                        // Of work that got stuck nobody may remember anything: it is asked for anew, and the barrier knows it.
-                        poll: if is_stuck { None } else { trying.poll },
-                    };
-                    self.try_now(id, trying);
+                    self.state.stuck -= 1;
+                    self.state.under_way += 1;
+                    // Of work that got stuck nobody may remember anything: it is asked for anew, and the barrier knows it.
+                    self.try_now(id, Trying::first(trying.attempt + 1, self.state.now));
                 }
             }
         }
