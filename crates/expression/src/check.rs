@@ -268,6 +268,11 @@ impl Checker<'_> {
 
     /// Checks an expression that is to have a type. `what` names it: `the condition`.
     fn expect(&mut self, expression: &IdedExpr, expected: &Type, what: &str) -> Node {
+        self.expected(expression, expected, what).node
+    }
+
+    /// The same with its type.
+    fn expected(&mut self, expression: &IdedExpr, expected: &Type, what: &str) -> Checked {
         let checked = self.expression(expression);
         if !checked.r#type.is(expected) {
             let actual = &checked.r#type;
@@ -277,7 +282,7 @@ impl Checker<'_> {
             );
             self.fault(self.start(expression), message);
         }
-        checked.node
+        checked
     }
 
     fn call(&mut self, expression: &IdedExpr, call: &CallExpr) -> Checked {

@@ -237,10 +237,9 @@ impl Type {
                 Self::String.is(key) && types.chain(&object.others).all(|r#type| r#type.is(value))
             }
             // Which keys a map has is not known.
-            (Self::Map(..), Self::Object(wanted)) => {
-                wanted.fields.is_empty()
-                    && wanted.others.is_some()
-                    && self.join(&Self::Object(Arc::clone(wanted))).is_some()
+            (Self::Map(key, value), Self::Object(wanted)) => {
+                let fits = |others: &Self| key.is(&Self::String) && value.is(others);
+                wanted.fields.is_empty() && wanted.others.as_ref().is_some_and(fits)
             }
             (Self::List(element), Self::List(wanted)) => element.is(wanted),
             (Self::Map(key, value), Self::Map(wanted_key, wanted)) => key.is(wanted_key) && value.is(wanted),
@@ -279,6 +278,7 @@ impl fmt::Display for Type {
             Self::List(element) if **element == Self::Unknown => f.write_str("list"),
             Self::List(element) => write!(f, "list({element})"),
             Self::Map(key, value) => write!(f, "map({key}, {value})"),
+            Self::Optional(value) if **value == Self::Unknown => f.write_str("optional"),
             Self::Optional(value) => write!(f, "optional({value})"),
             Self::Nullable(value) => write!(f, "{value} or null"),
             Self::Json => f.write_str("any JSON"),

@@ -255,6 +255,11 @@ fn a_type_fits_where_all_of_it_is_wanted() {
     );
     let texts = of(json!({"additionalProperties": {"type": "string"}}));
     assert!(of(json!({"properties": {"a": {"type": "string"}}})).is(&texts) && !line.is(&texts));
+    // Either way round.
+    let nullables = of(json!({"additionalProperties": {"type": ["string", "null"]}}));
+    let map = |value| Type::map(Type::String, value);
+    assert!(map(Type::String).is(&texts) && map(Type::String).is(&nullables));
+    assert!(!map(Type::String.nullable()).is(&texts) && !map(Type::Int).is(&texts));
     assert_eq!(
         of(json!({"anyOf": [{"type": "string"}, {"type": "null"}]})),
         Type::String.nullable()

@@ -71,20 +71,11 @@ impl Checker<'_> {
             ("or", Type::Optional(_)) => (Function::Or, receiver.clone(), vec![receiver.clone()]),
             _ => return None,
         };
-        // Of what is never there it is the default that says of which type it is.
-        if let ("orValue" | "or", [_], [argument]) = (name, &*expected, call.args.as_slice())
-            && matches!(receiver, Type::Optional(value) if **value == Type::Unknown)
-        {
-            let argument = self.expression(argument);
-            let is_optional = matches!(argument.r#type, Type::Optional(_) | Type::Unknown);
-            if name == "or" && !is_optional {
-                let message = format!(
-                    "what or takes is {}, and an optional value is needed",
-                    argument.r#type
-                );
-                self.fault(at, message);
-            }
-            return Some((function, argument.r#type, vec![argument.node]));
+        // What is not known of the value, the elements of an empty list for example, the default says.
+        if let ("orValue" | "or", [expected], [argument]) = (name, &*expected, call.args.as_slice()) {
+            let argument = self.expected(argument, expected, &format!("what {name} takes"));
+            let joined = r#type.join(&argument.r#type).unwrap_or(r#type);
+            return Some((function, joined, vec![argument.node]));
         }
         let arguments = if call.args.len() == expected.len() {
             let all = call.args.iter().zip(&expected);
