@@ -1,8 +1,7 @@
 //! A definition with its expressions compiled: what a call says, by the data of a run.
 
-use std::fmt::Write as _;
-
 use http::{HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde_json::{Map, Value as Json};
 use trellis_expression::{
     Expression, Template,
@@ -235,11 +234,14 @@ impl CallProgram {
         let (written, sent) = (way(&self.path.literal("0")), way(path));
         let elements = sent.split('/').skip(1).zip(written.split('/').skip(1));
         for (element, written) in elements {
-            if matches!(element, "." | "..") || element.is_empty() && !written.is_empty() {
+            // Some servers look for folders only after they have decoded slashes.
+            let decoded = percent_decode_str(element).decode_utf8_lossy();
+            let is_up = decoded.split(['/', '\\']).any(|part| matches!(part, "." | ".."));
+            if is_up || element.is_empty() && !written.is_empty() {
                 return Err(Error::Value {
                     field: "path".to_owned(),
                     message: format!(
-                        "a value makes an element of it {element:?}, which leads elsewhere; ask for more in its schema, minLength: 1 for \
+                        "a value makes an element of it {decoded:?}, which leads elsewhere; ask for more in its schema, minLength: 1 for \
                          example"
                     ),
                 });
@@ -290,15 +292,10 @@ fn expression(field: impl Into<String>, error: evaluate::Error) -> Error {
 
 /// A value as a part of a path or query: everything but unreserved characters is escaped (RFC 3986, section 2.3).
 fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => escaped.push(byte.into()),
-            _ => {
-                // Writing into a text does not fail.
-                let _ = write!(escaped, "%{byte:02X}");
-            }
-        }
-    }
-    escaped
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~');
+    utf8_percent_encode(text, RESERVED).to_string()
 }
