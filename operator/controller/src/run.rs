@@ -132,7 +132,11 @@ async fn run(args: Args) -> Result<(), Error> {
     let index = Arc::new(Index::default());
     let (of_policies, changes_of_policies) = rate_limits::Concerned::channel();
     let (of_sagas, changes_of_sagas) = sagas::Concerned::channel();
-    let caches = Arc::new(Caches::publishing(Arc::clone(&index), of_policies, of_sagas));
+    let caches = Arc::new(Caches::publishing(
+        Arc::clone(&index),
+        of_policies,
+        of_sagas.clone(),
+    ));
     let watches::Watches {
         mut tasks,
         mut synced,
@@ -174,7 +178,7 @@ async fn run(args: Args) -> Result<(), Error> {
         triggers: triggers.clone(),
     };
     let mut rate_limits = tokio::spawn(rate_limits.run(changes_of_policies, stopping.clone()));
-    let sagas = Sagas::new(client.clone(), Arc::clone(&caches), statuses);
+    let sagas = Sagas::new(client.clone(), Arc::clone(&caches), &of_sagas, statuses);
     let mut sagas = tokio::spawn(sagas.run(changes_of_sagas, stopping.clone()));
     let context = Arc::new(Context {
         applier: Applier::new(

@@ -9,7 +9,7 @@
 //! A revision is written before the status names it, and is never changed: what is there under its name has its content.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -41,13 +41,21 @@ const VISIT: Duration = Duration::from_secs(600);
 
 /// Says which sagas changes concern. Clones tell the same task.
 #[derive(Debug, Clone)]
-pub struct Concerned(mpsc::UnboundedSender<Trigger>);
+pub struct Concerned {
+    tell: mpsc::UnboundedSender<Trigger>,
+    tidy: Tidy,
+}
+
+/// Sagas whose status names every revision that there is, so that nobody has to look for others.
+#[derive(Debug, Clone, Default)]
+struct Tidy(Arc<Mutex<HashSet<Key>>>);
 
 /// Makes revisions and writes statuses.
 pub struct Sagas {
     client: Client,
     caches: Arc<Caches>,
     statuses: Statuses,
+    tidy: Tidy,
     /// What came of each saga's spec.
     compiled: Mutex<HashMap<Key, Known>>,
 }
@@ -58,8 +66,6 @@ struct Known {
     uid: Option<String>,
     generation: Option<i64>,
     compiled: Arc<Result<Compiled, Vec<Problem>>>,
-    /// Whether the status names every revision that there is.
-    is_tidy: bool,
 }
 
 /// Why a revision is not there.
@@ -80,8 +86,9 @@ enum Error {
 impl Concerned {
     /// What tells the task, and what the task is told by.
     pub fn channel() -> (Self, mpsc::UnboundedReceiver<Trigger>) {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        (Self(sender), receiver)
+        let (tell, told) = mpsc::unbounded_channel();
+        let tidy = Tidy::default();
+        (Self { tell, tidy }, told)
     }
 
     /// Takes in a change of a saga, also one of its status.
@@ -121,23 +128,44 @@ impl Concerned {
             labels.and_then(|labels| labels.get(names::LABEL_SAGA)),
             &metadata.namespace,
         ) {
-            self.tell(Key::new(namespace, saga), Cause::Event);
+            let key = Key::new(namespace, saga);
+            self.tidy.set(&key, false);
+            self.tell(key, Cause::Event);
         }
     }
 
     fn tell(&self, key: Key, cause: Cause) {
         // Nobody listens any more only when the process ends.
-        let _ = self.0.send((key, cause));
+        let _ = self.tell.send((key, cause));
+    }
+}
+
+impl Tidy {
+    fn set(&self, key: &Key, is_tidy: bool) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_tidy {
+            all.insert(key.clone());
+        } else {
+            all.remove(key);
+        }
+    }
+
+    fn has(&self, key: &Key) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(key)
     }
 }
 
 impl Sagas {
-    /// A task that reads `caches` and writes by `client`.
-    pub fn new(client: Client, caches: Arc<Caches>, statuses: Statuses) -> Self {
+    /// A task that reads `caches`, whose changes `concerned` is told, and writes by `client`.
+    pub fn new(client: Client, caches: Arc<Caches>, concerned: &Concerned, statuses: Statuses) -> Self {
         Self {
             client,
             caches,
             statuses,
+            tidy: concerned.tidy.clone(),
             compiled: Mutex::default(),
         }
     }
@@ -148,7 +176,8 @@ impl Sagas {
         visits::run(self, &authority, changes, drain).await;
     }
 
-    /// What comes of the spec; looked at anew for each generation.
+    /// What comes of the spec; looked at anew for each generation, and at each visit if it has faults: one may be that the machine had
+    /// nothing left to read it with.
     fn compile(&self, key: &Key, saga: &Saga) -> Arc<Result<Compiled, Vec<Problem>>> {
         let (uid, generation) = (&saga.metadata.uid, saga.metadata.generation);
         let mut all = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
@@ -156,32 +185,23 @@ impl Sagas {
             Some(known) if known.uid == *uid && known.generation == generation => Arc::clone(&known.compiled),
             _ => {
                 let compiled = Arc::new(saga::compile(saga));
-                let known = Known {
-                    uid: uid.clone(),
-                    generation,
-                    compiled: Arc::clone(&compiled),
-                    is_tidy: false,
-                };
-                all.insert(key.clone(), known);
+                if compiled.is_ok() {
+                    let known = Known {
+                        uid: uid.clone(),
+                        generation,
+                        compiled: Arc::clone(&compiled),
+                    };
+                    all.insert(key.clone(), known);
+                } else {
+                    all.remove(key);
+                }
                 compiled
             }
         }
     }
 
-    /// Notes whether the status names every revision that there is; if not, the next visit looks for them.
-    fn tidied(&self, key: &Key, is_tidy: bool) {
-        let mut all = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = all.get_mut(key) {
-            known.is_tidy = is_tidy;
-        }
-    }
-
-    fn is_tidy(&self, key: &Key) -> bool {
-        let all = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(key).is_some_and(|known| known.is_tidy)
-    }
-
     fn forget(&self, key: &Key) {
+        self.tidy.set(key, false);
         self.compiled
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -191,8 +211,11 @@ impl Sagas {
     /// The revisions that there are: all that are found, or those that the status names if it is known to name all.
     fn revisions(&self, key: &Key, saga: &Saga) -> Vec<Revision> {
         let namespace = saga.namespace().unwrap_or_default();
+        let is_tidy = self.tidy.has(key);
+        // Before they are looked for: one that comes meanwhile makes it untidy again.
+        self.tidy.set(key, true);
         let named: Vec<Arc<ConfigMap>> = match saga.status.as_ref().map(|status| &status.revisions) {
-            Some(named) if self.is_tidy(key) => named
+            Some(named) if is_tidy => named
                 .iter()
                 .filter_map(|revision| {
                     self.caches
@@ -299,29 +322,28 @@ impl Visit for Sagas {
         }
         let compiled = self.compile(key, saga);
         let mut revisions = self.revisions(key, saga);
-        let mut is_tidy = true;
         let mut done = Done::Visit(VISIT);
-        let made = match &*compiled {
-            Err(_) => None,
-            Ok(compiled) => match self.make(saga, compiled).await {
-                Ok(revision) => {
-                    revisions.retain(|known| known.name != revision.name);
-                    revisions.push(revision);
-                    is_tidy = self.prune(saga, revisions.clone(), &compiled.revision).await;
-                    Some(Made::Revision)
-                }
-                Err(error) => {
-                    tracing::warn!(saga = %key, error = chain(&error), "failed to make a revision; trying again");
-                    done = Done::Failed;
-                    Some(Made::Failed(chain(&error)))
-                }
-            },
-        };
-        let outcome = match (&*compiled, &made) {
-            (Ok(compiled), Some(made)) => Ok((compiled, made)),
-            (Err(problems), _) => Err(problems.as_slice()),
-            // One is made whenever it was compiled.
-            (Ok(_), None) => return Done::Failed,
+        let made;
+        let outcome = match &*compiled {
+            Err(problems) => Err(problems.as_slice()),
+            Ok(compiled) => {
+                made = match self.make(saga, compiled).await {
+                    Ok(revision) => {
+                        revisions.retain(|known| known.name != revision.name);
+                        revisions.push(revision);
+                        if !self.prune(saga, revisions.clone(), &compiled.revision).await {
+                            self.tidy.set(key, false);
+                        }
+                        Made::Revision
+                    }
+                    Err(error) => {
+                        tracing::warn!(saga = %key, error = chain(&error), "failed to make a revision; trying again");
+                        done = Done::Failed;
+                        Made::Failed(chain(&error))
+                    }
+                };
+                Ok((compiled, &made))
+            }
         };
         let microservices = self.caches.readable_microservices();
         let beside: Vec<_> = microservices
@@ -331,17 +353,15 @@ impl Visit for Sagas {
         let status = saga::status(saga, outcome, revisions, &beside, Timestamp::now());
         if saga.status.as_ref() == Some(&status) {
             self.statuses.skipped::<Saga>();
-            self.tidied(key, is_tidy);
             return done;
         }
         match self.statuses.write(&**saga, &status).await {
             Ok(written) => {
                 self.caches.sagas.written(written);
-                self.tidied(key, is_tidy);
                 done
             }
             Err(error) => {
-                self.tidied(key, false);
+                self.tidy.set(key, false);
                 tracing::warn!(saga = %key, error = chain(&error), "failed to report on a saga; trying again");
                 Done::Failed
             }

@@ -118,14 +118,18 @@ struct Stage {
 impl Stage {
     fn new(authority: Authority) -> Self {
         let (concerned, changes) = Concerned::channel();
-        let caches = Caches::publishing(Arc::default(), rate_limits::Concerned::channel().0, concerned);
+        let caches = Caches::publishing(
+            Arc::default(),
+            rate_limits::Concerned::channel().0,
+            concerned.clone(),
+        );
         let server = Server::default();
         let statuses = Statuses {
             client: client(&server),
             authority,
             metrics: Metrics::register(&mut Registry::default()),
         };
-        let task = Sagas::new(client(&server), Arc::new(caches), statuses);
+        let task = Sagas::new(client(&server), Arc::new(caches), &concerned, statuses);
         let stage = Self {
             server,
             task,
@@ -275,6 +279,27 @@ async fn a_revision_that_could_not_be_deleted_is_deleted_later() {
     stage.writes();
     stage.visit().await;
     assert_eq!(stage.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_revision_that_is_seen_late_is_named() {
+    let stage = Stage::new(Authority::held());
+    stage.visit().await;
+    // It looks for revisions again until there is no news of any.
+    stage.visit().await;
+    let known = stage.revisions();
+    let other = Stage::new(Authority::held());
+    other.edit(1, "/late");
+    other.visit().await;
+    let late = other.server.lock().unwrap().config_maps.values().next().cloned();
+    let late = serde_json::from_value(late.unwrap()).unwrap();
+    stage.task.caches.config_maps.written(late);
+    stage.visit().await;
+    let mut expected = [known, other.revisions()].concat();
+    let mut named = stage.revisions();
+    expected.sort();
+    named.sort();
+    assert_eq!(named, expected);
 }
 
 #[tokio::test]
