@@ -61,8 +61,10 @@ struct Check {
 struct Decisions {
     run: &'static str,
     events: usize,
-    /// Millions of events a second, on one processor.
+    /// Millions of events a second, on one processor, by [`State::apply`].
     rate: Spread,
+    /// The same by [`run::decide`], which leaves the earlier state as it is.
+    decide: Spread,
     /// The same with the record written into memory and its checksum.
     with_log: Spread,
     /// The same read from records and decided again.
@@ -119,6 +121,7 @@ pub fn run(options: &Options, output: &Path) -> Result<()> {
         "decisions",
         "events",
         "M events/s",
+        "decide",
         "with log",
         "replayed",
         "bytes an event",
@@ -128,6 +131,7 @@ pub fn run(options: &Options, output: &Path) -> Result<()> {
             row.run.to_owned(),
             row.events.to_string(),
             format!("{:.2}", row.rate.median),
+            format!("{:.2}", row.decide.median),
             format!("{:.2}", row.with_log.median),
             format!("{:.2}", row.replayed.median),
             format!("{:.0}", row.bytes),
@@ -238,7 +242,8 @@ fn decisions(
     let mut bytes = Vec::new();
     records.iter().for_each(|record| log::append(record, &mut bytes));
     let millions = f64::from(options.runs) * events.len() as f64 / 1e6;
-    let (mut rate, mut with_log, mut replayed) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut rate, mut decide) = (Vec::new(), Vec::new());
+    let (mut with_log, mut replayed) = (Vec::new(), Vec::new());
     let mut effects = Vec::new();
     let mut buffer = Vec::new();
     for _ in 0..options.rounds {
@@ -247,6 +252,11 @@ fn decisions(
             black_box(play(&plan, &events, &mut effects)?);
         }
         rate.push(millions / now()?.saturating_sub(begin).as_secs_f64());
+        let begin = now()?;
+        for _ in 0..options.runs {
+            black_box(decide_all(&plan, &events)?);
+        }
+        decide.push(millions / now()?.saturating_sub(begin).as_secs_f64());
         let begin = now()?;
         for _ in 0..options.runs {
             buffer.clear();
@@ -268,6 +278,7 @@ fn decisions(
         run: name,
         events: events.len(),
         rate: Spread::of(rate).context("no rounds")?,
+        decide: Spread::of(decide).context("no rounds")?,
         with_log: Spread::of(with_log).context("no rounds")?,
         replayed: Spread::of(replayed).context("no rounds")?,
         bytes: bytes.len() as f64 / events.len() as f64,
@@ -281,6 +292,17 @@ fn play(plan: &Plan, events: &[(Time, Event)], effects: &mut Vec<Effect>) -> Res
         effects.clear();
         state.apply(plan, event, *at, effects)?;
         black_box(&effects);
+    }
+    Ok(state)
+}
+
+fn decide_all(plan: &Plan, events: &[(Time, Event)]) -> Result<State> {
+    let (at, begin) = &events[0];
+    let (mut state, _) = run::start(plan, begin, *at)?;
+    for (at, event) in &events[1..] {
+        let (next, effects) = run::decide(plan, &state, event, *at)?;
+        black_box(effects);
+        state = next;
     }
     Ok(state)
 }

@@ -111,7 +111,7 @@ pub struct Step {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<SagaRetry>,
     /// How long one try of action or compensation may take, unless they say otherwise. Unset: 10s, and up to the pivot never longer
-    /// than the saga's `timeout` shared out over its steps.
+    /// than what the other actions leave of the saga's `timeout`, shared out over those that say nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
     /// What the body of the action's answer looks like. Unset: any JSON, which can be passed on as a whole only.

@@ -98,6 +98,20 @@ impl Order {
     pub fn sequence(&self) -> &[usize] {
         &self.sequence
     }
+
+    /// When each step is over if it takes `time`, from the beginning on, and which one it waited for last.
+    pub fn ends(&self, time: impl Fn(usize) -> u64) -> Vec<(u64, Option<usize>)> {
+        let mut ends = vec![(0_u64, None); self.directly.len()];
+        for &step in &self.sequence {
+            let last = self.directly[step]
+                .iter()
+                .copied()
+                .max_by_key(|&before| ends[before].0);
+            let begin = last.map_or(0, |last| ends[last].0);
+            ends[step] = (begin.saturating_add(time(step)), last);
+        }
+        ends
+    }
 }
 
 /// As many steps as can be put into an order (Kahn's algorithm); all, if there is no circle.

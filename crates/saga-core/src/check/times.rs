@@ -93,22 +93,12 @@ fn check_call(at: &str, call: &Call, bound: Option<Millis>, faults: &mut Vec<Fau
 /// With one try of each step, the longest way up to the pivot.
 fn check_longest_way(definition: &Definition, order: &Order, timeout: Millis, faults: &mut Vec<Fault>) {
     let steps = &definition.steps;
-    let mut until = vec![0_u64; steps.len()];
-    let mut by: Vec<Option<usize>> = vec![None; steps.len()];
-    for &step in order.sequence() {
-        let longest = order
-            .directly_before(step)
-            .iter()
-            .copied()
-            .max_by_key(|&before| until[before]);
-        by[step] = longest;
-        until[step] = longest.map_or(0, |before| until[before]) + steps[step].action.timeout.0;
-    }
-    let last = order::pivot(steps).or_else(|| (0..steps.len()).max_by_key(|&step| until[step]));
-    let Some(last) = last.filter(|&last| until[last] > timeout.0) else {
+    let ends = order.ends(|step| steps[step].action.timeout.0);
+    let last = order::pivot(steps).or_else(|| (0..steps.len()).max_by_key(|&step| ends[step].0));
+    let Some(last) = last.filter(|&last| ends[last].0 > timeout.0) else {
         return;
     };
-    let mut way: Vec<&str> = std::iter::successors(Some(last), |&step| by[step])
+    let mut way: Vec<&str> = std::iter::successors(Some(last), |&step| ends[step].1)
         .map(|step| &*steps[step].name)
         .collect();
     // A way of one is said at that step.
@@ -119,7 +109,7 @@ fn check_longest_way(definition: &Definition, order: &Order, timeout: Millis, fa
     let message = format!(
         "{timeout} are not enough for {}: one try of each may take {} together; lengthen it, or shorten their timeouts",
         way.join(", "),
-        Millis(until[last])
+        Millis(ends[last].0)
     );
     faults.push(Fault::new("timeout", message));
 }

@@ -3,12 +3,17 @@
 use strum::IntoEnumIterator as _;
 use trellis_api::{
     Duration, Saga,
-    saga::{Call, Payload, SagaRetry, SagaRetryCondition, Step, StepKind},
+    saga::{Call, Payload, SagaRetry, SagaRetryCondition, SagaSpec, Step, StepKind},
 };
-use trellis_saga_core::definition::{self as core, Definition, Kind, Millis, RetryCondition};
+use trellis_saga_core::{
+    definition::{self as core, Definition, Kind, Millis, RetryCondition},
+    order::{self, Order},
+};
 
 /// How long one try may take.
 const TIMEOUT: Millis = Millis(10_000);
+/// The same if the saga's timeout leaves less.
+const LEAST_TIMEOUT: Millis = Millis(1_000);
 /// First pause before another try.
 const INITIAL: Millis = Millis(500);
 /// By how much pauses grow.
@@ -28,14 +33,11 @@ const ITEMS: (u32, u32) = (8, 100);
 #[must_use]
 pub fn definition(saga: &Saga) -> Definition {
     let spec = &saga.spec;
-    let steps = spec.steps.iter().enumerate().map(|(i, step)| {
-        let above = i.checked_sub(1).map(|above| &spec.steps[above].name);
-        let bound = spec.timeout.map(|timeout| Bound {
-            saga: millis(timeout),
-            share: Millis(timeout.as_millis() / spec.steps.len() as u64),
-        });
-        self::step(step, above, bound)
-    });
+    let mut steps = steps(spec, None);
+    if let Some(timeout) = spec.timeout.map(millis) {
+        let share = share(spec, &steps, timeout);
+        steps = self::steps(spec, Some(Bound { saga: timeout, share }));
+    }
     let retention = spec.retention.clone().unwrap_or_default();
     let on_stuck = spec.on_stuck.clone().unwrap_or_default();
     Definition {
@@ -43,7 +45,7 @@ pub fn definition(saga: &Saga) -> Definition {
         namespace: saga.metadata.namespace.clone().unwrap_or_default(),
         name: saga.metadata.name.clone().unwrap_or_default(),
         input: spec.input.as_ref().map(payload),
-        steps: steps.collect(),
+        steps,
         timeout: spec.timeout.map(millis),
         retention: core::Retention {
             completed: retention.completed.map_or(KEPT.0, millis),
@@ -58,12 +60,53 @@ pub fn definition(saga: &Saga) -> Definition {
     }
 }
 
+fn steps(spec: &SagaSpec, bound: Option<Bound>) -> Vec<core::Step> {
+    let above = std::iter::once(None).chain(spec.steps.iter().map(|step| Some(&step.name)));
+    let steps = spec.steps.iter().zip(above);
+    steps
+        .map(|(step, above)| self::step(step, above, bound))
+        .collect()
+}
+
+/// How long a try of an action that does not say it may take: as long as is usual, or as is left of the saga's timeout by those that say
+/// it, on the longest way up to the pivot.
+fn share(spec: &SagaSpec, steps: &[core::Step], timeout: Millis) -> Millis {
+    let before_pivot = steps.iter().filter(|step| step.kind != Kind::Retriable).count();
+    // With less the times that are written are at fault, which the check says.
+    let even = Millis((timeout.0 / before_pivot.max(1) as u64).max(1));
+    let least = LEAST_TIMEOUT.min(even);
+    let Ok(order) = Order::of(steps) else {
+        return least;
+    };
+    let fits = |share: u64| {
+        let ends = order.ends(|step| {
+            let written = spec.steps[step].action.timeout.or(spec.steps[step].timeout);
+            written.map_or(share, Duration::as_millis)
+        });
+        let end = match order::pivot(steps) {
+            Some(pivot) => ends[pivot].0,
+            None => ends.iter().map(|end| end.0).max().unwrap_or_default(),
+        };
+        end <= timeout.0
+    };
+    let (mut share, mut too_long) = (least.0, TIMEOUT.0 + 1);
+    while share + 1 < too_long {
+        let middle = u64::midpoint(share, too_long);
+        if fits(middle) {
+            share = middle;
+        } else {
+            too_long = middle;
+        }
+    }
+    Millis(share)
+}
+
 /// What is not said is never longer than this.
 #[derive(Debug, Clone, Copy)]
 struct Bound {
     /// How long the saga may take up to its pivot.
     saga: Millis,
-    /// What each step has of it, if they are done one after the other.
+    /// How long a try of an action may take that does not say it.
     share: Millis,
 }
 
@@ -116,7 +159,7 @@ struct Usual {
 
 fn call(call: &Call, step: &Step, usual: Usual) -> core::Call {
     let timeout = call.timeout.or(step.timeout);
-    let share = usual.bound.map_or(TIMEOUT, |bound| TIMEOUT.min(bound.share));
+    let share = usual.bound.map_or(TIMEOUT, |bound| bound.share);
     let timeout = timeout.map_or(share, millis);
     let elapsed = usual.elapsed.map(|elapsed| {
         let elapsed = elapsed.max(timeout);

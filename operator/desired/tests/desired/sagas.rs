@@ -5,6 +5,7 @@
 use std::{collections::BTreeSet, env, fmt::Write as _, fs, path::Path};
 
 use serde::Deserialize as _;
+use serde_json::json;
 use trellis_api::Saga;
 use trellis_operator_desired::saga;
 use trellis_saga_core::simulation::{self, Faults};
@@ -82,4 +83,67 @@ fn every_fault_is_found_where_it_is() {
     }
     assert!(faulty >= 80, "{faulty} definitions have faults");
     assert!(types >= 30, "{types} of them are errors of types");
+}
+
+#[test]
+fn what_a_timeout_leaves_is_shared_by_the_actions_that_say_nothing() {
+    let timeouts = |timeout: &str, steps: &[(&str, &str, Option<&str>, &[&str])]| {
+        let steps: Vec<_> = steps
+            .iter()
+            .map(|(name, kind, timeout, after)| {
+                let call = json!({"call": {"microservice": "a", "method": "POST", "path": "/x"}});
+                let mut step = json!({"name": name, "kind": kind, "after": after, "action": call});
+                if *kind == "Compensatable" {
+                    step["compensation"] = call;
+                }
+                if let Some(timeout) = timeout {
+                    step["action"]["timeout"] = json!(timeout);
+                }
+                step
+            })
+            .collect();
+        let saga: Saga = serde_json::from_value(json!({
+            "apiVersion": "trellis.dev/v1alpha1", "kind": "Saga", "metadata": {"name": "a", "namespace": "a"},
+            "spec": {"timeout": timeout, "steps": steps},
+        }))
+        .unwrap();
+        match saga::compile(&saga) {
+            Ok(compiled) => {
+                let steps = compiled.program.definition.steps.into_iter();
+                Ok(steps.map(|step| step.action.timeout.0).collect::<Vec<_>>())
+            }
+            Err(problems) => Err(problems[0].to_string()),
+        }
+    };
+    let (c, p, r) = ("Compensatable", "Pivot", "Retriable");
+    // What is after the pivot has no part in it.
+    let all = timeouts(
+        "12s",
+        &[
+            ("a", c, Some("4s"), &[]),
+            ("b", c, None, &["a"]),
+            ("p", p, None, &["b"]),
+            ("r", r, None, &["p"]),
+        ],
+    );
+    assert_eq!(all.unwrap(), [4_000, 4_000, 4_000, 10_000]);
+    // Beside each other there is more for each.
+    let all = timeouts(
+        "12s",
+        &[
+            ("a", c, None, &[]),
+            ("b", c, None, &[]),
+            ("p", p, Some("3s"), &["a", "b"]),
+        ],
+    );
+    assert_eq!(all.unwrap(), [9_000, 9_000, 3_000]);
+    // Never so little that nobody could answer, unless there is not more.
+    let all = timeouts("10s", &[("a", c, Some("9900ms"), &[]), ("b", c, None, &["a"])]);
+    let message = all.unwrap_err();
+    assert!(
+        message.contains("one try of each may take 10900ms together"),
+        "{message}"
+    );
+    let all = timeouts("3ms", &[("a", c, None, &[]), ("b", c, None, &["a"])]);
+    assert_eq!(all.unwrap(), [1, 1]);
 }
