@@ -5,6 +5,7 @@
 //! order        which steps are before which
 //! check        every fault of a definition, at its place; else the program
 //! program      the definition with its expressions compiled: what a call says, by the data of a run
+//! data         the data of a run: its input, what its steps have answered
 //! canonical    the bytes that a revision is named by
 //!
 //! plan         what decisions need to know of a definition
@@ -16,6 +17,7 @@
 
 pub mod canonical;
 pub mod check;
+pub mod data;
 pub mod definition;
 pub mod event;
 pub mod log;

@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde_json::Value as Json;
-use trellis_expression::{json, types::Type, value::Value};
 
 use super::{At, BEGIN, Behaviour, Fault, Line, MOST_EVENTS, OUTAGE, RUN, Rehearsal};
 use crate::{
+    data,
     definition::RetryCondition,
     event::{CallId, Decision, Effect, Event, Op, Outcome, Payload, Time, Timer},
     log::{self, Record},
     plan::Plan,
-    program::{Data, Program},
+    program::Program,
     random::Random,
     run::{self, State, Status},
     simulation::{
@@ -19,6 +19,13 @@ use crate::{
         participants::{Fate, Mishap, Participants},
         sample::{self, Variant},
     },
+};
+
+/// What a rehearsed run is known by.
+const RUN_OF: data::Run<'_> = data::Run {
+    id: "0198c1de-run",
+    revision: "rehearsal",
+    started_at: "2026-01-01T00:00:00Z",
 };
 
 pub(super) struct Stage<'a> {
@@ -203,22 +210,12 @@ impl Stage<'_> {
     }
 
     fn decide(&mut self, state: &State, step: usize) -> Decision {
-        let data = self.data(state, None);
-        let program = &self.program.steps[step];
-        let decided = program.is_done(&data).and_then(|is_done| {
-            if !is_done {
-                return Ok(Decision::Skip);
-            }
-            Ok(match program.elements(&data)? {
-                None => Decision::Once,
-                Some(elements) => Decision::Items(u32::try_from(elements.len()).unwrap_or(u32::MAX)),
-            })
-        });
-        decided.unwrap_or_else(|error| {
+        let decision = self.program.decide(state, RUN_OF, step);
+        if let Decision::Failed(error) = &decision {
             let place = format!("spec.steps[{step}]: {error}, with input {}", self.shown_input());
             self.problems.push(place);
-            Decision::Failed(error.to_string().into())
-        })
+        }
+        decision
     }
 
     fn shown_input(&self) -> String {
@@ -234,23 +231,12 @@ impl Stage<'_> {
 
     fn call(&mut self, state: &State, call: CallId, attempt: u32) -> Outcome {
         let step = call.step as usize;
-        let data = self.data(state, Some((call, attempt)));
-        let (field, program, target) = match call.op {
-            Op::Action => (
-                "action",
-                Some(&self.program.steps[step].action),
-                Some(&self.program.definition.steps[step].action),
-            ),
-            Op::Compensation => (
-                "compensation",
-                self.program.steps[step].compensation.as_ref(),
-                self.program.definition.steps[step].compensation.as_ref(),
-            ),
+        let definition = &self.program.definition.steps[step];
+        let (field, target) = match call.op {
+            Op::Action => ("action", Some(&definition.action)),
+            Op::Compensation => ("compensation", definition.compensation.as_ref()),
         };
-        let (Some(program), Some(target)) = (program, target) else {
-            return Outcome::Failed("there is no such call".into());
-        };
-        let request = match program.request(&data) {
+        let request = match self.program.request(state, RUN_OF, call, attempt) {
             Ok(request) => request,
             Err(error) => {
                 let input = self.shown_input();
@@ -258,6 +244,9 @@ impl Stage<'_> {
                     .push(format!("spec.steps[{step}].{field}: {error}, with input {input}"));
                 return Outcome::Failed(error.to_string().into());
             }
+        };
+        let (Some(request), Some(target)) = (request, target) else {
+            return Outcome::Failed("there is no such call".into());
         };
         let sent = format!(
             "{} {} {}{}",
@@ -350,61 +339,6 @@ impl Stage<'_> {
         Some(Payload::from(sample::value(schema, variant).to_string().as_str()))
     }
 
-    /// What expressions may ask: for a call also its element.
-    fn data(&mut self, state: &State, call: Option<(CallId, u32)>) -> Data {
-        let mut data = Data::default().with_run(
-            "0198c1de-run",
-            &self.program.definition.name,
-            "rehearsal",
-            "2026-01-01T00:00:00Z",
-        );
-        if let (Some(input), Some(r#type)) = (&self.input, &self.program.input) {
-            match json::read(input, r#type, "input") {
-                Ok(value) => data.put("input", value),
-                Err(mismatch) => self
-                    .problems
-                    .push(format!("a made-up input does not fit: {mismatch}")),
-            }
-        }
-        let mut steps = Vec::new();
-        for (place, step) in self.program.definition.steps.iter().enumerate() {
-            let r#type = &self.program.steps[place].output;
-            let is_own = call.is_some_and(|(call, _)| call.step as usize == place);
-            let output = if is_own {
-                let item = call.map_or(0, |(call, _)| call.item as usize);
-                state
-                    .output(place, item)
-                    .and_then(|payload| read(payload, r#type))
-            } else {
-                state.outputs(place).map(|outputs| {
-                    let read = |payload: Option<&Payload>| payload.and_then(|payload| read(payload, r#type));
-                    let mut values = outputs.map(|payload| read(payload).unwrap_or(Value::Null));
-                    match step.for_each {
-                        Some(_) => Value::List(values.collect()),
-                        None => values.next().unwrap_or(Value::Null),
-                    }
-                })
-            };
-            let entries: Vec<(Value<'static>, Value<'static>)> = output
-                .map(|output| (text("output"), output))
-                .into_iter()
-                .collect();
-            steps.push((text(&step.name), Value::Map(entries.into())));
-        }
-        data.put("steps", Value::Map(steps.into()));
-        if let Some((call, attempt)) = call {
-            data = data.with_number("attempt", attempt.into());
-            let elements = self.program.steps[call.step as usize].elements(&data);
-            if let Ok(Some(elements)) = elements {
-                if let Some(item) = elements.get(call.item as usize) {
-                    data.put("item", item.clone());
-                }
-                data = data.with_number("index", call.item.into());
-            }
-        }
-        data
-    }
-
     pub(super) fn judge(mut self, state: Option<State>) -> Rehearsal {
         for copy in std::mem::take(&mut self.copies) {
             self.act(copy);
@@ -474,15 +408,6 @@ impl Stage<'_> {
             .chain(barrier.filter_map(|((_, step, _), _)| of(*step)))
             .collect()
     }
-}
-
-fn read(payload: &Payload, r#type: &Type) -> Option<Value<'static>> {
-    let json: Json = serde_json::from_str(&payload.0).ok()?;
-    json::read(&json, r#type, "output").ok()
-}
-
-fn text(text: &str) -> Value<'static> {
-    Value::String(text.to_owned().into())
 }
 
 fn shown(decision: &Decision) -> String {
