@@ -1,0 +1,25 @@
+//! The durable saga engine.
+//!
+//! ```text
+//! start, verbs --> engine --> shard: runs in memory --batch of records--> store (PostgreSQL)
+//!                               ^                                           |  committed
+//!                               |  answers, timers                         v
+//!                               +------------------ participants <-- effects
+//! ```
+//!
+//! - **id**: a run, and the partition that it belongs to.
+//! - **store**: what is durable, behind a trait; [`store::postgres`] has it in PostgreSQL.
+//! - **definitions**: revisions, compiled.
+//! - **shard**: the runs of some partitions: events are decided on in memory, appended in batches, and only then acted on.
+//! - **engine**: shards, which partitions are whose, and what others ask of them.
+//! - **participants**: how calls are made, behind a trait.
+//!
+//! **What it guarantees**: nothing is acknowledged, and nobody is called, before the record of it is committed. A partition has one
+//! owner; what an earlier one appends is refused by the store. Whoever takes a partition over goes on by its log.
+
+pub mod definitions;
+pub mod engine;
+pub mod id;
+pub mod participants;
+mod shard;
+pub mod store;

@@ -1,0 +1,301 @@
+//! The statements.
+
+use tokio_postgres::{Client, Error, Statement, types::ToSql};
+use trellis_saga_core::{event::Time, run::Status};
+use uuid::Uuid;
+
+use crate::store::Append;
+
+/// Statuses by their number.
+pub(super) const STATUSES: [Status; 5] = [
+    Status::Running,
+    Status::Compensating,
+    Status::Stuck,
+    Status::Completed,
+    Status::Compensated,
+];
+
+const BEAT: &str = "
+    INSERT INTO saga_replica (id, name, address, until) VALUES ($1, $2, $3, now() + $4::float8 * interval '1 s')
+    ON CONFLICT (id) DO UPDATE SET until = excluded.until";
+
+const REPLICAS: &str = "SELECT id, name, address FROM saga_replica WHERE until > now() ORDER BY id";
+
+const OWNERS: &str = "SELECT owner FROM saga_partition ORDER BY id";
+
+const LEAVE: &str = "DELETE FROM saga_replica WHERE id = $1 OR until < now() - interval '1 h'";
+
+const CLAIM: &str = "
+    UPDATE saga_partition AS p SET owner = $1, epoch = p.epoch + 1
+    WHERE p.id = ANY($2) AND NOT EXISTS (
+        SELECT FROM saga_replica AS r WHERE r.id = p.owner AND r.id <> $1 AND r.until > now()
+    )
+    RETURNING p.id, p.epoch";
+
+const RELEASE: &str = "
+    UPDATE saga_partition AS p SET owner = NULL
+    FROM unnest($2::int2[], $3::int8[]) AS c (id, epoch)
+    WHERE p.id = c.id AND p.epoch = c.epoch AND p.owner = $1";
+
+const RELEASE_ALL: &str = "UPDATE saga_partition SET owner = NULL WHERE owner = $1";
+
+const APPEND: &str = "
+    WITH held AS MATERIALIZED (
+        SELECT p.id, p.epoch FROM saga_partition AS p
+        JOIN unnest($1::int2[], $2::int8[]) AS c (id, epoch) ON p.id = c.id AND p.epoch = c.epoch
+        FOR SHARE OF p
+    ), begun AS (
+        INSERT INTO saga_run
+            (id, partition, definition, key, key_digest, input_digest, started_at, status, ended_at, purge_at)
+        SELECT s.id, s.partition, s.definition, s.key, s.key_digest, s.input_digest, s.started_at,
+            s.status, s.ended_at, s.purge_at
+        FROM unnest(
+            $3::uuid[], $4::int2[], $5::int4[], $6::text[], $7::uuid[], $8::uuid[], $9::int8[],
+            $10::int2[], $11::int8[], $12::int8[]
+        ) AS s (id, partition, definition, key, key_digest, input_digest, started_at, status, ended_at, purge_at)
+        JOIN held ON held.id = s.partition
+        ON CONFLICT (key_digest) DO NOTHING
+        RETURNING id
+    ), written AS (
+        INSERT INTO saga_record (run, sequence, epoch, record)
+        SELECT r.run, r.sequence, held.epoch, r.record
+        FROM unnest($13::uuid[], $14::int2[], $15::int4[], $16::bool[], $17::bytea[])
+            AS r (run, partition, sequence, is_of_start, record)
+        JOIN held ON held.id = r.partition
+        WHERE NOT r.is_of_start OR r.run IN (SELECT id FROM begun)
+    ), changed AS (
+        UPDATE saga_run SET status = c.status, ended_at = c.ended_at, purge_at = c.purge_at
+        FROM unnest($18::uuid[], $19::int2[], $20::int2[], $21::int8[], $22::int8[])
+            AS c (run, partition, status, ended_at, purge_at)
+        JOIN held ON held.id = c.partition
+        WHERE saga_run.id = c.run
+    )
+    SELECT ARRAY(SELECT id FROM held), ARRAY(SELECT id FROM begun)";
+
+const LIVE: &str = "
+    SELECT r.id, r.definition, r.key, r.input_digest, r.started_at, r.status, r.ended_at, r.purge_at, l.record, l.epoch
+    FROM saga_run AS r JOIN saga_record AS l ON l.run = r.id
+    WHERE r.partition = ANY($1) AND r.ended_at IS NULL
+    ORDER BY r.id, l.sequence";
+
+const RUN: &str = "
+    SELECT r.id, r.definition, r.key, r.input_digest, r.started_at, r.status, r.ended_at, r.purge_at, l.record, l.epoch
+    FROM saga_run AS r JOIN saga_record AS l ON l.run = r.id
+    WHERE r.id = $1
+    ORDER BY l.sequence";
+
+const OF_KEY: &str = "SELECT id, input_digest FROM saga_run WHERE key_digest = $1";
+
+const LIST: &str = "
+    SELECT r.id, d.namespace, d.saga, d.revision, r.key, r.started_at, r.status, r.ended_at, r.purge_at
+    FROM saga_run AS r JOIN saga_definition AS d ON d.id = r.definition
+    WHERE ($1::text IS NULL OR d.namespace = $1) AND ($2::text IS NULL OR d.saga = $2)
+        AND (cardinality($3::int2[]) = 0 OR r.status = ANY($3)) AND ($4::uuid IS NULL OR r.id < $4)
+    ORDER BY r.id DESC LIMIT $5";
+
+const COUNTS: &str = "
+    SELECT d.namespace, d.saga, d.revision, c.status, c.count
+    FROM (SELECT definition, status, count(*) FROM saga_run GROUP BY definition, status) AS c
+    JOIN saga_definition AS d ON d.id = c.definition
+    ORDER BY d.namespace, d.saga, d.id, c.status";
+
+const PURGE: &str = "
+    WITH due AS MATERIALIZED (
+        SELECT id FROM saga_run WHERE purge_at <= $1 ORDER BY purge_at LIMIT $2 FOR UPDATE SKIP LOCKED
+    ), records AS (
+        DELETE FROM saga_record WHERE run IN (SELECT id FROM due)
+    ), runs AS (
+        DELETE FROM saga_run WHERE id IN (SELECT id FROM due) RETURNING id
+    )
+    SELECT count(*) FROM runs";
+
+const NOT_CURRENT: &str = "
+    UPDATE saga_definition SET is_current = false
+    WHERE namespace = $1 AND saga = $2 AND revision <> $3 AND is_current";
+
+const PUT_REVISION: &str = "
+    INSERT INTO saga_definition (namespace, saga, revision, definition, is_current) VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT (namespace, saga, revision) DO UPDATE SET is_current = excluded.is_current
+    RETURNING id";
+
+const REVISIONS: &str =
+    "SELECT id, namespace, saga, revision, definition, is_current FROM saga_definition ORDER BY id";
+
+const FORGET_REVISION: &str = "
+    DELETE FROM saga_definition AS d
+    WHERE id = $1 AND NOT is_current AND NOT EXISTS (SELECT FROM saga_run WHERE definition = d.id)";
+
+/// Prepared on a connection.
+pub(super) struct Statements {
+    pub(super) beat: Statement,
+    pub(super) replicas: Statement,
+    pub(super) owners: Statement,
+    pub(super) leave: Statement,
+    pub(super) claim: Statement,
+    pub(super) release: Statement,
+    pub(super) release_all: Statement,
+    pub(super) append: Statement,
+    pub(super) live: Statement,
+    pub(super) run: Statement,
+    pub(super) of_key: Statement,
+    pub(super) list: Statement,
+    pub(super) counts: Statement,
+    pub(super) purge: Statement,
+    pub(super) not_current: Statement,
+    pub(super) put_revision: Statement,
+    pub(super) revisions: Statement,
+    pub(super) forget_revision: Statement,
+}
+
+impl Statements {
+    pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
+        let prepare = |text: &'static str| client.prepare(text);
+        Ok(Self {
+            beat: prepare(BEAT).await?,
+            replicas: prepare(REPLICAS).await?,
+            owners: prepare(OWNERS).await?,
+            leave: prepare(LEAVE).await?,
+            claim: prepare(CLAIM).await?,
+            release: prepare(RELEASE).await?,
+            release_all: prepare(RELEASE_ALL).await?,
+            append: prepare(APPEND).await?,
+            live: prepare(LIVE).await?,
+            run: prepare(RUN).await?,
+            of_key: prepare(OF_KEY).await?,
+            list: prepare(LIST).await?,
+            counts: prepare(COUNTS).await?,
+            purge: prepare(PURGE).await?,
+            not_current: prepare(NOT_CURRENT).await?,
+            put_revision: prepare(PUT_REVISION).await?,
+            revisions: prepare(REVISIONS).await?,
+            forget_revision: prepare(FORGET_REVISION).await?,
+        })
+    }
+}
+
+/// An append as arrays, one for each column.
+#[derive(Default)]
+pub(super) struct Columns {
+    claims: (Vec<i16>, Vec<i64>),
+    runs: Vec<Uuid>,
+    partitions: Vec<i16>,
+    definitions: Vec<i32>,
+    keys: Vec<Option<String>>,
+    key_digests: Vec<Option<Uuid>>,
+    input_digests: Vec<Uuid>,
+    started_at: Vec<i64>,
+    standings: Standings,
+    records: Records,
+    changed: Vec<Uuid>,
+    partitions_of_changed: Vec<i16>,
+    changes: Standings,
+}
+
+#[derive(Default)]
+struct Standings {
+    statuses: Vec<i16>,
+    ended_at: Vec<Option<i64>>,
+    purge_at: Vec<Option<i64>>,
+}
+
+#[derive(Default)]
+struct Records {
+    runs: Vec<Uuid>,
+    partitions: Vec<i16>,
+    sequences: Vec<i32>,
+    are_of_start: Vec<bool>,
+    bytes: Vec<Vec<u8>>,
+}
+
+impl Columns {
+    pub(super) fn of(append: &Append) -> Self {
+        let mut columns = Self {
+            claims: super::split(&append.claims),
+            ..Self::default()
+        };
+        for start in &append.starts {
+            columns.runs.push(Uuid::from_u128(start.run.0));
+            columns.partitions.push(super::number_of(start.run.partition()));
+            columns.definitions.push(start.revision.0);
+            let key = start.key.as_ref();
+            columns.keys.push(key.map(|key| key.text.clone()));
+            columns
+                .key_digests
+                .push(key.map(|key| Uuid::from_u128(key.digest)));
+            columns.input_digests.push(Uuid::from_u128(start.input_digest));
+            columns.started_at.push(of_time(start.started_at));
+            columns.standings.push(&start.standing);
+        }
+        for record in &append.records {
+            columns.records.runs.push(Uuid::from_u128(record.run.0));
+            columns
+                .records
+                .partitions
+                .push(super::number_of(record.run.partition()));
+            columns
+                .records
+                .sequences
+                .push(i32::try_from(record.sequence).unwrap_or(i32::MAX));
+            columns.records.are_of_start.push(record.is_of_start);
+            columns.records.bytes.push(record.bytes.clone());
+        }
+        for (run, standing) in &append.changes {
+            columns.changed.push(Uuid::from_u128(run.0));
+            columns
+                .partitions_of_changed
+                .push(super::number_of(run.partition()));
+            columns.changes.push(standing);
+        }
+        columns
+    }
+
+    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 22] {
+        [
+            &self.claims.0,
+            &self.claims.1,
+            &self.runs,
+            &self.partitions,
+            &self.definitions,
+            &self.keys,
+            &self.key_digests,
+            &self.input_digests,
+            &self.started_at,
+            &self.standings.statuses,
+            &self.standings.ended_at,
+            &self.standings.purge_at,
+            &self.records.runs,
+            &self.records.partitions,
+            &self.records.sequences,
+            &self.records.are_of_start,
+            &self.records.bytes,
+            &self.changed,
+            &self.partitions_of_changed,
+            &self.changes.statuses,
+            &self.changes.ended_at,
+            &self.changes.purge_at,
+        ]
+    }
+}
+
+impl Standings {
+    fn push(&mut self, standing: &super::Standing) {
+        self.statuses.push(of_status(standing.status));
+        self.ended_at.push(standing.ended_at.map(of_time));
+        self.purge_at.push(standing.purge_at.map(of_time));
+    }
+}
+
+pub(super) fn of_status(status: Status) -> i16 {
+    let place = STATUSES.iter().position(|known| *known == status);
+    place
+        .and_then(|place| i16::try_from(place).ok())
+        .unwrap_or(i16::MAX)
+}
+
+pub(super) fn of_time(time: Time) -> i64 {
+    of_number(time.0)
+}
+
+pub(super) fn of_number(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

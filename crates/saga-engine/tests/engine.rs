@@ -1,0 +1,237 @@
+//! Engines over one store in PostgreSQL: they share partitions, go on where another ended, and do nothing twice.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::{sync::Arc, time::Duration};
+
+use common::Shop;
+use serde_json::json;
+use tokio::sync::oneshot;
+use trellis_saga_core::{event::Verb, run::Status};
+use trellis_saga_engine::{
+    definitions::Definitions,
+    engine::{Engine, Refusal, Request, Whereabouts},
+    id::PARTITIONS,
+    store::{
+        Filter, Replica, Store as _,
+        postgres::{Options, Postgres},
+    },
+};
+use trellis_testkit::wait;
+
+/// An engine as a process has it.
+struct Process {
+    engine: Engine<Postgres>,
+    stop: oneshot::Sender<()>,
+    membership: tokio::task::JoinHandle<()>,
+}
+
+impl Process {
+    async fn start(options: &Options, shop: &Arc<Shop>, name: &str) -> Self {
+        let store = Arc::new(Postgres::new(options));
+        let replica = Replica {
+            id: rand::random(),
+            name: name.to_owned(),
+            address: format!("http://{name}"),
+        };
+        let definitions = Arc::new(Definitions::default());
+        let (engine, membership) = Engine::new(store, shop, definitions, replica);
+        engine.refresh().await.unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let membership = tokio::spawn(membership.run(async {
+            let _ = stopped.await;
+        }));
+        Self {
+            engine,
+            stop,
+            membership,
+        }
+    }
+
+    async fn owning(self, count: usize) -> Self {
+        wait::until("it owns its part", async || self.engine.owned() == count).await;
+        self
+    }
+
+    async fn stop(self) {
+        drop(self.stop);
+        self.membership.await.unwrap();
+    }
+
+    async fn run(&self, key: &str, path: &str) -> String {
+        let started = self.engine.start(request(key, path)).await.unwrap();
+        started.run.to_string()
+    }
+
+    async fn status(&self, run: &str) -> Status {
+        let view = self.engine.view(run.parse().unwrap()).await.unwrap().unwrap();
+        assert_eq!(view.state.status(), view.stored.standing.status);
+        view.state.status()
+    }
+
+    async fn until(&self, run: &str, status: Status) {
+        wait::until("the run is there", async || self.status(run).await == status).await;
+    }
+}
+
+fn request(key: &str, path: &str) -> Request {
+    Request {
+        namespace: "shop".to_owned(),
+        saga: "order".to_owned(),
+        key: Some(key.to_owned()),
+        input: Some(json!({"id": path})),
+    }
+}
+
+async fn world() -> (trellis_testkit::postgres::TestDatabase, Options, Arc<Shop>) {
+    let (database, options) = common::database().await;
+    Postgres::new(&options)
+        .put_revision(&common::revision("order", 3))
+        .await
+        .unwrap();
+    (database, options, Arc::default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_completed_or_compensated_and_a_key_is_one_run() {
+    let (_database, options, shop) = world().await;
+    let process = Process::start(&options, &shop, "a")
+        .await
+        .owning(PARTITIONS.into())
+        .await;
+    let good = process.run("1", "fine").await;
+    process
+        .engine
+        .ended(good.parse().unwrap(), Duration::from_secs(10))
+        .await;
+    assert_eq!(process.status(&good).await, Status::Completed);
+    assert_eq!(shop.of(&good), (3, 0));
+
+    let bad = process.run("2", "refuse").await;
+    process.until(&bad, Status::Compensated).await;
+    assert_eq!(shop.of(&bad), (2, 2));
+
+    let again = process.engine.start(request("1", "fine")).await.unwrap();
+    assert_eq!((again.run.to_string(), again.is_known), (good.clone(), true));
+    let other = process.engine.start(request("1", "other")).await;
+    assert!(matches!(other, Err(Refusal::Conflict(run)) if run.to_string() == good));
+    let wrong = Request {
+        input: Some(json!({"id": 7})),
+        ..request("3", "")
+    };
+    let wrong = process.engine.start(wrong).await.unwrap_err();
+    assert!(matches!(wrong, Refusal::Input(_)), "{wrong}");
+    let none = Request {
+        saga: "none".to_owned(),
+        ..request("4", "")
+    };
+    assert!(matches!(
+        process.engine.start(none).await,
+        Err(Refusal::NoSaga { .. })
+    ));
+
+    let listed = process
+        .engine
+        .store()
+        .list(&Filter {
+            limit: 10,
+            ..Filter::default()
+        })
+        .await
+        .unwrap();
+    let listed: Vec<_> = listed
+        .iter()
+        .map(|run| (run.run.to_string(), run.standing.status))
+        .collect();
+    assert_eq!(listed, [(bad, Status::Compensated), (good, Status::Completed)]);
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_share_partitions_and_go_on_where_another_ended() {
+    let (_database, options, shop) = world().await;
+    let first = Process::start(&options, &shop, "a")
+        .await
+        .owning(PARTITIONS.into())
+        .await;
+    // Their pivot cannot be reached: they go on for as long as it takes.
+    let mut runs = Vec::new();
+    for key in 0..20 {
+        runs.push(first.run(&key.to_string(), "away").await);
+    }
+    let second = Process::start(&options, &shop, "b").await.owning(32).await;
+    let first = first.owning(32).await;
+    // Whoever starts a run has it, and each knows where the others' are.
+    let here = second.run("here", "fine").await;
+    second.until(&here, Status::Completed).await;
+    assert_eq!(
+        second.engine.whereabouts(here.parse().unwrap()),
+        Whereabouts::Here
+    );
+    wait::until("the first knows of the second", async || {
+        matches!(first.engine.whereabouts(here.parse().unwrap()), Whereabouts::At(replica) if replica.name == "b")
+    })
+    .await;
+    // The same key elsewhere is the same run.
+    let again = first.engine.start(request("here", "fine")).await.unwrap();
+    assert_eq!((again.run.to_string(), again.is_known), (here, true));
+    first.stop().await;
+    let second = second.owning(PARTITIONS.into()).await;
+    for run in &runs {
+        assert_eq!(second.status(run).await, Status::Running);
+        assert_eq!(shop.of(run), (2, 0), "what was done is not done again");
+    }
+    // An operator turns one back: nobody knows whether the pivot was done, so that is refused as long as it is tried.
+    let run = runs[0].parse().unwrap();
+    let refused = second.engine.intervene(run, Verb::Cancel, "ada", "no hope").await;
+    assert!(refused.is_err());
+    second
+        .engine
+        .intervene(run, Verb::ForceComplete, "ada", "no hope")
+        .await
+        .unwrap();
+    second.until(&runs[0], Status::Completed).await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_vanishes_is_succeeded_when_its_lease_is_over() {
+    let (_database, options, shop) = world().await;
+
+    let (there, gone) = (options.clone(), Arc::clone(&shop));
+    let vanishing = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let runs = runtime.block_on(async {
+            let process = Process::start(&there, &gone, "a")
+                .await
+                .owning(PARTITIONS.into())
+                .await;
+            let mut runs = Vec::new();
+            for key in 0..50 {
+                runs.push(
+                    process
+                        .run(&key.to_string(), if key % 2 == 0 { "fine" } else { "refuse" })
+                        .await,
+                );
+            }
+            runs
+        });
+        // Every task of it ends where it is.
+        runtime.shutdown_background();
+        runs
+    });
+    let runs = vanishing.await.unwrap();
+    let second = Process::start(&options, &shop, "b")
+        .await
+        .owning(PARTITIONS.into())
+        .await;
+    for (run, expected) in runs
+        .iter()
+        .zip([Status::Completed, Status::Compensated].into_iter().cycle())
+    {
+        second.until(run, expected).await;
+    }
+    second.stop().await;
+}
