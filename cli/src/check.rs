@@ -192,6 +192,7 @@ fn microservice(document: &Value, schema: &Value, namespace: &str) -> (Option<Mi
         proxy_image: String::new(),
         config_stream_address: String::new(),
         quota_address: String::new(),
+        saga_engine: String::new(),
         namespace: String::new(),
         gateway_host: None,
         telemetry_endpoint: None,

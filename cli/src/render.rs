@@ -39,6 +39,7 @@ pub fn run(args: &args::Render) -> Result<bool, Error> {
         proxy_image: args.proxy_image.clone(),
         config_stream_address: args.config_stream_address.clone(),
         quota_address: args.quota_address.clone(),
+        saga_engine: "trellis-saga".to_owned(),
         namespace: args.operator_namespace.clone(),
         gateway_host: None,
         telemetry_endpoint: None,

@@ -160,6 +160,8 @@ pub enum SagaConditionType {
     Programmed,
     /// Runs of the newest revision can be started.
     Ready,
+    /// Some runs cannot go on by themselves. Only there while the engine is.
+    StuckInstances,
 }
 
 /// Reasons of the conditions of a Saga.
@@ -178,8 +180,18 @@ pub enum SagaReason {
     Resolved,
     /// A Microservice or one of its ports does not exist, or the port speaks no HTTP.
     ParticipantNotFound,
-    /// There is no saga engine in the cluster.
+    /// No replica of a saga engine is ready.
     EngineNotInstalled,
+    /// Not every replica of the engine has said that it has the newest revision; the message names one.
+    Pending,
+    /// A replica of the engine cannot use the revision; the message says which and why.
+    EngineRefused,
+    /// Every replica of the engine has the newest revision.
+    Programmed,
+    /// Runs cannot go on by themselves; the message names some.
+    RunsStuck,
+    /// No run is stuck.
+    NoneStuck,
 }
 
 /// `True`, `False` and `Unknown` of a condition.

@@ -164,6 +164,18 @@ pub struct MicroserviceSpec {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub automount_service_account_token: bool,
 
+    /// Audiences for which the app gets tokens of its ServiceAccount, for services that ask who calls: each in a file
+    /// `/var/run/secrets/trellis.dev/tokens/AUDIENCE`, which is renewed in time. `trellis-saga` is the saga engine.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 8),
+        inner(
+            length(min = 1, max = 63),
+            regex(pattern = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
+        )
+    )]
+    pub token_audiences: Vec<String>,
+
     /// Time from the order to stop until the pod is killed. Unset: 30s. It includes the 5 s (see `preStopDelay`) in
     /// which the pod leaves the load balancers before the app is told to stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -88,6 +88,14 @@ pub const QUOTA_TOKEN_AUDIENCE: &str = "trellis-quota";
 /// Folder where Kubernetes' own libraries look for a pod's token for its API.
 pub const PATH_API_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
+/// Annotation of a saga's revision: what it calls, `MICROSERVICE` or `MICROSERVICE:PORT` with commas between.
+pub const ANNOTATION_PARTICIPANTS: &str = "trellis.dev/participants";
+
+/// Folder with a file for each audience of `spec.tokenAudiences`.
+pub const PATH_TOKENS: &str = "/var/run/secrets/trellis.dev/tokens";
+/// Audience of the tokens that the saga engine asks for.
+pub const SAGA_TOKEN_AUDIENCE: &str = "trellis-saga";
+
 /// Folder below which each binding has a folder with a file per key (Service Binding specification).
 pub const PATH_BINDINGS: &str = "/bindings";
 /// Environment variable with [`PATH_BINDINGS`].

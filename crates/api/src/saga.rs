@@ -32,6 +32,10 @@ use crate::{Duration, Problem, microservice::Method};
     printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].status","description":"Whether the definition makes sense"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].reason","description":"Why"}"#,
     printcolumn = r#"{"name":"Revision","type":"string","jsonPath":".status.revision","description":"What new runs are made of"}"#,
+    printcolumn = r#"{"name":"Running","type":"integer","jsonPath":".status.runs.running","description":"Runs on their way"}"#,
+    printcolumn = r#"{"name":"Stuck","type":"integer","jsonPath":".status.runs.stuck","description":"Runs that cannot go on by themselves"}"#,
+    printcolumn = r#"{"name":"Completed","type":"integer","jsonPath":".status.runs.completed","description":"Completed runs that are kept"}"#,
+    printcolumn = r#"{"name":"Compensated","type":"integer","jsonPath":".status.runs.compensated","description":"Compensated runs that are kept"}"#,
     printcolumn = r#"{"name":"Steps","type":"integer","jsonPath":".status.steps","priority":1,"description":"How many steps the newest revision has"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
@@ -289,7 +293,7 @@ pub struct SagaStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Accepted`: the definition makes sense. `ParticipantsResolved`: every Microservice and port in it exists. `Programmed`: the
-    /// engine has the newest revision. `Ready`: runs can be started.
+    /// engine has the newest revision. `Ready`: runs can be started. `StuckInstances`: some runs cannot go on by themselves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
     /// Faults of the spec, each with its field path, the place in the expression, and the fix.
@@ -301,6 +305,9 @@ pub struct SagaStatus {
     /// How many steps it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<i32>,
+    /// How many runs there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<SagaRuns>,
     /// Revisions that are kept, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revisions: Vec<Revision>,
@@ -317,6 +324,23 @@ pub struct Revision {
     /// When it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<Time>,
+    /// Runs that are made of it and have not ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<i64>,
+}
+
+/// How many runs there are, every few seconds anew.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SagaRuns {
+    /// On their way forward or back.
+    pub running: i64,
+    /// They cannot go on by themselves.
+    pub stuck: i64,
+    /// Completed, and kept.
+    pub completed: i64,
+    /// Compensated, and kept.
+    pub compensated: i64,
 }
 
 impl Step {

@@ -82,6 +82,11 @@ pub struct Args {
     )]
     pub token_file: PathBuf,
 
+    /// The Microservice of the saga engine, in the operator's namespace: only it gets revisions of sagas, and its sidecars reach all
+    /// participants.
+    #[arg(long, env = "TRELLIS_SAGA_ENGINE", default_value = "trellis-saga")]
+    pub saga_engine: String,
+
     /// Address of health and metrics.
     #[arg(long, env = "TRELLIS_ADMIN_ADDRESS", default_value = "0.0.0.0:9090")]
     pub admin_address: SocketAddr,
@@ -126,6 +131,7 @@ impl Args {
             config_stream_address: self.config_stream_address.clone(),
             quota_address: self.quota_address.clone(),
             namespace: self.namespace.clone(),
+            saga_engine: self.saga_engine.clone(),
             gateway_host: self.gateway_host.clone(),
             telemetry_endpoint: self
                 .telemetry_endpoint

@@ -14,6 +14,7 @@ mod backoff;
 mod cache;
 mod caches;
 mod client;
+mod engine;
 mod error;
 mod events;
 mod key;

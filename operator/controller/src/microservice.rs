@@ -32,7 +32,7 @@ use crate::{
     workers::Trigger,
 };
 
-mod dereference;
+pub mod dereference;
 mod unreadable;
 mod update_status;
 
@@ -72,6 +72,13 @@ pub struct Context {
     pub metrics: Metrics,
     /// What shows in the objects.
     pub settings: Settings,
+}
+
+impl Context {
+    /// The Microservice of the saga engine.
+    pub fn engine_key(&self) -> Key {
+        Key::new(&*self.settings.namespace, &*self.settings.saga_engine)
+    }
 }
 
 /// Why a pass failed.

@@ -31,6 +31,7 @@ use crate::{
     args::Args,
     caches::Caches,
     client::{self, Progress},
+    engine::{self, Engine},
     error::chain,
     events::Events,
     key::Key,
@@ -130,6 +131,7 @@ async fn run(args: Args) -> Result<(), Error> {
     let (finish, finishing) = drain::channel();
     let (triggers, due) = mpsc::unbounded_channel();
     let index = Arc::new(Index::default());
+    let engine_key = Key::new(&*args.namespace, &*args.saga_engine);
     let (of_policies, changes_of_policies) = rate_limits::Concerned::channel();
     let (of_sagas, changes_of_sagas) = sagas::Concerned::channel();
     let caches = Arc::new(Caches::publishing(
@@ -140,7 +142,15 @@ async fn run(args: Args) -> Result<(), Error> {
     let watches::Watches {
         mut tasks,
         mut synced,
-    } = watches::start(&client, &caches, &index, &triggers, &readiness, &progress);
+    } = watches::start(
+        &client,
+        &caches,
+        &index,
+        &engine_key,
+        &triggers,
+        &readiness,
+        &progress,
+    );
     let router = admin::router(readiness.clone(), Arc::new(registry));
     let mut admin = tokio::spawn(admin::serve(admin_port, router, finishing.clone()));
     tokio::spawn(liveness::run(
@@ -178,8 +188,17 @@ async fn run(args: Args) -> Result<(), Error> {
         triggers: triggers.clone(),
     };
     let mut rate_limits = tokio::spawn(rate_limits.run(changes_of_policies, stopping.clone()));
-    let sagas = Sagas::new(client.clone(), Arc::clone(&caches), &of_sagas, statuses);
+    let engine = Arc::new(Engine::new(of_sagas.clone()));
+    let sagas = Sagas::new(
+        Arc::clone(&caches),
+        &of_sagas,
+        statuses,
+        Arc::clone(&engine),
+        engine_key.clone(),
+        triggers.clone(),
+    );
     let mut sagas = tokio::spawn(sagas.run(changes_of_sagas, stopping.clone()));
+    let all_sagas = Arc::clone(&caches.sagas);
     let context = Arc::new(Context {
         applier: Applier::new(
             client.clone(),
@@ -199,8 +218,19 @@ async fn run(args: Args) -> Result<(), Error> {
     let workers = Workers::new(context, due, usize::from(args.concurrency), metrics.clone());
     let workers = tokio::spawn(workers.run(authority.clone(), stopping.clone()));
 
+    let authenticator = Arc::new(Authenticator::new(client, names::TOKEN_AUDIENCE));
+    let revisions = engine::server::Server {
+        authenticator: Arc::clone(&authenticator),
+        engine,
+        sagas: all_sagas,
+        account: engine_key,
+        authority: authority.clone(),
+        leader: leadership.leader(),
+        places: engine::server::Server::places(),
+        drain: stopping.clone(),
+    };
     let server = Server::new(
-        Authenticator::new(client, names::TOKEN_AUDIENCE),
+        authenticator,
         index,
         Reports {
             answers,
@@ -212,7 +242,7 @@ async fn run(args: Args) -> Result<(), Error> {
     );
     // What has not seen the whole cluster neither leads nor says that there are no endpoints.
     let (go, leads_and_serves) = drain::channel();
-    let mut stream = spawn_after(leads_and_serves.clone(), server.serve(stream_port));
+    let mut stream = spawn_after(leads_and_serves.clone(), server.serve(stream_port, revisions));
     let mut leadership = spawn_after(leads_and_serves.clone(), leadership.run(finishing));
 
     let mut terminated = std::pin::pin!(drain::terminated());

@@ -27,8 +27,10 @@ use trellis_operator_desired::saga::{self, Compiled, Made};
 use crate::{
     cache::Change,
     caches::{Caches, Child as _},
+    engine::{Engine, Handed},
     error::chain,
     key::Key,
+    microservice::dereference::is_ready,
     observed::Observed,
     queue::{Cause, Done},
     statuses::{REQUEST, Statuses},
@@ -55,6 +57,11 @@ pub struct Sagas {
     client: Client,
     caches: Arc<Caches>,
     statuses: Statuses,
+    engine: Arc<Engine>,
+    /// The Microservice of the engine.
+    engine_key: Key,
+    /// Makes Microservices due: that of the engine, for what revisions call.
+    triggers: mpsc::UnboundedSender<Trigger>,
     tidy: Tidy,
     /// What came of each saga's spec.
     compiled: Mutex<HashMap<Key, Known>>,
@@ -120,6 +127,11 @@ impl Concerned {
         }
     }
 
+    /// The engine has said something of a saga.
+    pub fn engine(&self, saga: Key) {
+        self.tell(saga, Cause::Event);
+    }
+
     /// Takes in a change of a revision; other ConfigMaps are nothing to sagas.
     pub fn config_map(&self, change: &Change<ConfigMap>) {
         let metadata = &change.object().metadata;
@@ -159,12 +171,23 @@ impl Tidy {
 }
 
 impl Sagas {
-    /// A task that reads `caches`, whose changes `concerned` is told, and writes by `client`.
-    pub fn new(client: Client, caches: Arc<Caches>, concerned: &Concerned, statuses: Statuses) -> Self {
+    /// A task that reads `caches`, whose changes `concerned` is told, writes by the client of `statuses`, and hands revisions over to
+    /// the engine, whose Microservice is `engine_key`.
+    pub fn new(
+        caches: Arc<Caches>,
+        concerned: &Concerned,
+        statuses: Statuses,
+        engine: Arc<Engine>,
+        engine_key: Key,
+        triggers: mpsc::UnboundedSender<Trigger>,
+    ) -> Self {
         Self {
-            client,
+            client: statuses.client.clone(),
             caches,
             statuses,
+            engine,
+            engine_key,
+            triggers,
             tidy: concerned.tidy.clone(),
             compiled: Mutex::default(),
         }
@@ -200,7 +223,44 @@ impl Sagas {
         }
     }
 
+    /// Hands the revision over that new runs are made of.
+    fn hand_over(&self, key: &Key, compiled: Option<&Compiled>, current: Option<&str>) {
+        let Some(current) = current else {
+            return self.engine.hand_over(key, None);
+        };
+        let definition: Option<Arc<str>> = match compiled.filter(|compiled| compiled.revision == current) {
+            Some(compiled) => Some(compiled.text.as_str().into()),
+            None => {
+                let name = names::saga_revision(&key.name, current);
+                let config_map = self.caches.config_maps.get(&Key::new(&*key.namespace, &name));
+                let definition = config_map
+                    .as_ref()
+                    .and_then(|config_map| definition_of(config_map));
+                definition.map(Into::into)
+            }
+        };
+        // Without it the engine keeps what it has.
+        if let Some(definition) = definition {
+            let handed = Handed {
+                revision: current.to_owned(),
+                definition,
+            };
+            self.engine.hand_over(key, Some(handed));
+        }
+    }
+
+    /// What the engine says of a saga.
+    fn engine_of(&self, key: &Key) -> saga::Engine {
+        let pods = self.caches.pods.of_microservice(&self.engine_key);
+        let ready = pods.iter().filter(|pod| is_ready(pod)).map(|pod| pod.name_any());
+        saga::Engine {
+            replicas: self.engine.replicas(key, ready),
+            runs: self.engine.runs(key),
+        }
+    }
+
     fn forget(&self, key: &Key) {
+        self.engine.hand_over(key, None);
         self.tidy.set(key, false);
         self.compiled
             .lock()
@@ -262,7 +322,14 @@ impl Sagas {
         live.trim();
         let revision = judge(saga, compiled, &live)?;
         self.caches.config_maps.written(live);
+        self.calls_changed();
         Ok(revision)
+    }
+
+    /// The engine's sidecars are to reach others.
+    fn calls_changed(&self) {
+        // Nobody listens any more only when the process ends.
+        let _ = self.triggers.send((self.engine_key.clone(), Cause::Event));
     }
 
     /// Deletes the revisions that are not kept; whether all of them are gone.
@@ -287,7 +354,10 @@ impl Sagas {
             });
             let answer = time::timeout(REQUEST, api.delete(&revision.config_map, &parameters)).await;
             match answer {
-                Ok(Ok(_)) => self.caches.config_maps.deleted(&live),
+                Ok(Ok(_)) => {
+                    self.caches.config_maps.deleted(&live);
+                    self.calls_changed();
+                }
                 // It is tried again at the next visit.
                 Ok(Err(error)) => {
                     all_gone = false;
@@ -346,11 +416,16 @@ impl Visit for Sagas {
             }
         };
         let microservices = self.caches.readable_microservices();
-        let beside: Vec<_> = microservices
+        let beside = microservices
             .into_iter()
-            .filter(|cr| cr.metadata.namespace.as_deref() == Some(&key.namespace))
-            .collect();
-        let status = saga::status(saga, outcome, revisions, &beside, Timestamp::now());
+            .filter(|cr| cr.metadata.namespace.as_deref() == Some(&key.namespace));
+        let seen = saga::Seen {
+            revisions,
+            microservices: beside.collect(),
+            engine: self.engine_of(key),
+        };
+        let status = saga::status(saga, outcome, seen, Timestamp::now());
+        self.hand_over(key, compiled.as_ref().as_ref().ok(), status.revision.as_deref());
         if saga.status.as_ref() == Some(&status) {
             self.statuses.skipped::<Saga>();
             return done;
@@ -375,14 +450,15 @@ fn judge(saga: &Saga, compiled: &Compiled, live: &ConfigMap) -> Result<Revision,
     let Some(revision) = saga::of_config_map(saga, live) else {
         return Err(Error::NotOwned(name));
     };
-    let content = live
-        .data
-        .as_ref()
-        .and_then(|data| data.get(names::KEY_SAGA_DEFINITION));
-    if content != Some(&compiled.text) {
+    if definition_of(live) != Some(&*compiled.text) {
         return Err(Error::Different(name));
     }
     Ok(revision)
+}
+
+fn definition_of(config_map: &ConfigMap) -> Option<&str> {
+    let data = config_map.data.as_ref()?;
+    data.get(names::KEY_SAGA_DEFINITION).map(String::as_str)
 }
 
 #[cfg(test)]

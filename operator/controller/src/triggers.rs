@@ -5,7 +5,7 @@
 //! | a child | the Microservice that owns it, and the one that did |
 //! | a pod | the Microservice on its label |
 //! | a rate limit policy | the Microservices that it names, or named; all of its namespace if it names that; not for its status |
-//! | a Microservice | itself, if what a pass reads of it differs; those that depend on it, the gateways that serve it, and the owners of routes beside it, if what *they* read of it differs |
+//! | a Microservice | the saga engine, if what others see of it differs; itself, if what a pass reads of it differs; those that depend on it, the gateways that serve it, and the owners of routes beside it, if what *they* read of it differs |
 //!
 //! The last rule keeps a new image of one service from visiting every gateway. Own writes of children are no changes at
 //! all (see `cache`). The answer to an own status is one for others, and for the object itself if it shows an edit.
@@ -70,7 +70,11 @@ pub fn of_pod(change: &Change<Pod>) -> Option<Key> {
 }
 
 /// Microservices that are due because one of them changed. `all` is asked only if others may be concerned.
-pub fn of_microservice<I>(change: &Change<Observed>, all: impl FnOnce() -> I) -> Vec<(Key, Cause)>
+pub fn of_microservice<I>(
+    change: &Change<Observed>,
+    engine: &Key,
+    all: impl FnOnce() -> I,
+) -> Vec<(Key, Cause)>
 where
     I: IntoIterator<Item: Deref<Target = Microservice>>,
 {
@@ -108,7 +112,7 @@ where
         due.extend(
             all()
                 .into_iter()
-                .filter(|reader| concerned(reader))
+                .filter(|reader| concerned(reader) || Key::of(&**reader) == *engine)
                 .map(|reader| (Key::of(&*reader), others))
                 .filter(|(reader, _)| *reader != key),
         );
@@ -118,12 +122,12 @@ where
 
 /// Microservices that are due because of the answer to an own status: the object itself only if somebody edited it just
 /// before. Its status is what was just written and no reason to look again.
-pub fn of_own_status<I>(change: &Change<Observed>, all: impl FnOnce() -> I) -> Vec<(Key, Cause)>
+pub fn of_own_status<I>(change: &Change<Observed>, engine: &Key, all: impl FnOnce() -> I) -> Vec<(Key, Cause)>
 where
     I: IntoIterator<Item: Deref<Target = Microservice>>,
 {
     let own = Key::of(&**change.object());
-    let mut due = of_microservice(change, all);
+    let mut due = of_microservice(change, engine, all);
     due.retain(|(key, cause)| *key != own || *cause == Cause::User);
     due
 }
@@ -235,6 +239,10 @@ mod tests {
 
     use super::*;
 
+    fn engine() -> Key {
+        Key::new("trellis-system", "trellis-saga")
+    }
+
     fn microservice(name: &str, generation: i64, spec: Value) -> Microservice {
         let mut object: Microservice = serde_json::from_value(json!({
             "apiVersion": "trellis.dev/v1alpha1",
@@ -259,7 +267,7 @@ mod tests {
     }
 
     fn due(before: Option<&Microservice>, after: Option<&Microservice>, all: &[Microservice]) -> Vec<String> {
-        of_microservice(&change(before, after), || all)
+        of_microservice(&change(before, after), &engine(), || all)
             .into_iter()
             .map(|(key, cause)| format!("{} {cause:?}", key.name))
             .collect()
@@ -349,7 +357,7 @@ mod tests {
         let mut after = all[0].clone();
         after.status = Some(Default::default());
         let answered = |after: &Microservice| {
-            let due = of_own_status(&change(Some(&all[0]), Some(after)), || &all);
+            let due = of_own_status(&change(Some(&all[0]), Some(after)), &engine(), || &all);
             due.into_iter()
                 .map(|(key, cause)| format!("{} {cause:?}", key.name))
                 .collect::<Vec<_>>()
@@ -407,7 +415,7 @@ mod tests {
         let all = shop();
         let mut after = all[0].clone();
         after.status = Some(serde_json::from_value(json!({"inboundPorts": {"http": 15101}})).unwrap());
-        let due = of_own_status(&change(Some(&all[0]), Some(&after)), || &all);
+        let due = of_own_status(&change(Some(&all[0]), Some(&after)), &engine(), || &all);
         let names: Vec<String> = due.into_iter().map(|(key, _)| key.name).collect();
         assert_eq!(names, ["order", "gateway"]);
     }

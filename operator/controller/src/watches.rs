@@ -40,6 +40,7 @@ pub fn start(
     client: &Client,
     caches: &Arc<Caches>,
     index: &Arc<Index>,
+    engine: &Key,
     triggers: &mpsc::UnboundedSender<Trigger>,
     readiness: &Readiness,
     progress: &Progress,
@@ -48,6 +49,7 @@ pub fn start(
     let starter = Starter {
         client,
         caches,
+        engine,
         triggers,
         readiness,
         progress,
@@ -89,6 +91,8 @@ const OPTIONAL: [&str; 4] = [
 struct Starter<'a> {
     client: &'a Client,
     caches: &'a Arc<Caches>,
+    /// The Microservice of the saga engine.
+    engine: &'a Key,
     triggers: &'a mpsc::UnboundedSender<Trigger>,
     readiness: &'a Readiness,
     progress: &'a Progress,
@@ -99,8 +103,9 @@ impl Starter<'_> {
     fn microservices(&self, tasks: &mut JoinSet<()>) {
         let watch = self.watch::<Observed>(String::new(), caches::trim, "microservices");
         let (caches, triggers) = (Arc::clone(self.caches), self.triggers.clone());
+        let engine = self.engine.clone();
         tasks.spawn(watch.run(Arc::clone(&caches.microservices), move |change| {
-            for trigger in triggers::of_microservice(change, || caches.readable_microservices()) {
+            for trigger in triggers::of_microservice(change, &engine, || caches.readable_microservices()) {
                 // Nobody listens any more only when the process ends.
                 let _ = triggers.send(trigger);
             }

@@ -8,6 +8,7 @@
 //! by one is ever changed under it. A spec with faults makes none: what runs are made of stays the last good one.
 
 mod definition;
+mod engine;
 mod participants;
 mod revision;
 mod status;
@@ -18,8 +19,10 @@ use trellis_saga_core::{Program, canonical};
 
 pub use self::{
     definition::definition,
+    engine::{Engine, Replica, Runs},
+    participants::participants_of,
     revision::{KEPT, config_map, excess, labels, of_config_map},
-    status::{Made, status},
+    status::{Made, Seen, status},
 };
 
 /// Most problems that a status shows.

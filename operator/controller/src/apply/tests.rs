@@ -91,6 +91,7 @@ async fn pass(applier: &Applier, spec: &Value) -> Result<Resources<Applied>, Err
         proxy_image: "trellis-proxy:1".to_owned(),
         config_stream_address: "http://operator:15010".to_owned(),
         quota_address: "http://quota:8080".to_owned(),
+        saga_engine: "trellis-saga".to_owned(),
         namespace: "trellis-system".to_owned(),
         gateway_host: None,
         telemetry_endpoint: None,

@@ -3,7 +3,7 @@
 //! Everything but Events comes from the caches. Events are asked for only about pods that are not ready and old enough
 //! to have a reason: they are many, and most pods never need explaining.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use k8s_openapi::{
     api::{
@@ -14,8 +14,11 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{Api, Resource, ResourceExt, api::ListParams};
-use trellis_api::{Microservice, names};
-use trellis_operator_desired::microservice::{self as decisions, Fetched, PodEvent, Proxy};
+use trellis_api::{Microservice, microservice::Dependency, names};
+use trellis_operator_desired::{
+    microservice::{self as decisions, Fetched, PodEvent, Proxy},
+    saga,
+};
 
 use super::Context;
 use crate::{caches::owned, key::Key};
@@ -56,8 +59,14 @@ pub async fn dereference(context: &Context, cr: &Microservice) -> Result<Fetched
     let key = Key::of(cr);
     let caches = &context.caches;
     let proxy_config = Key::new(&*key.namespace, names::proxy_config_map(&key.name));
+    let participants = if key == context.engine_key() {
+        participants(context)
+    } else {
+        Vec::new()
+    };
     Ok(Fetched {
-        microservices: related(context, cr),
+        microservices: related(context, cr, &participants),
+        participants,
         deployment: owned(cr, &caches.deployments, &key),
         autoscaler: owned(cr, &caches.autoscalers, &key),
         proxy_config: owned(cr, &caches.config_maps, &proxy_config),
@@ -107,16 +116,43 @@ pub fn proxies(context: &Context, cr: &Microservice) -> Vec<Proxy> {
         .collect()
 }
 
+/// What the revisions of all sagas call, each once.
+fn participants(context: &Context) -> Vec<Dependency> {
+    let config_maps = context.caches.config_maps.all();
+    let all: BTreeSet<(String, String, Option<String>)> = config_maps
+        .iter()
+        .flat_map(|config_map| saga::participants_of(config_map))
+        .map(|entry| {
+            (
+                entry.namespace.unwrap_or_default(),
+                entry.microservice,
+                entry.port,
+            )
+        })
+        .collect();
+    let entry = |(namespace, microservice, port)| Dependency {
+        microservice,
+        namespace: Some(namespace),
+        port,
+        resilience: None,
+    };
+    all.into_iter().map(entry).collect()
+}
+
 /// The Microservices that the decisions about `cr` read.
-fn related(context: &Context, cr: &Microservice) -> Vec<Arc<Microservice>> {
+fn related(context: &Context, cr: &Microservice, participants: &[Dependency]) -> Vec<Arc<Microservice>> {
     let interests = decisions::interests(cr);
+    let called: BTreeSet<Key> = participants
+        .iter()
+        .map(|entry| Key::new(entry.namespace.clone().unwrap_or_default(), &*entry.microservice))
+        .collect();
     context
         .caches
         .microservices
         .all()
         .iter()
         .filter_map(|observed| observed.readable())
-        .filter(|other| interests.covers(other))
+        .filter(|other| interests.covers(other) || called.contains(&Key::of(&***other)))
         .cloned()
         .collect()
 }
@@ -137,6 +173,11 @@ fn is_complete(deployment: &Deployment) -> bool {
 
 fn needs_explaining(pod: &Pod) -> bool {
     ready(pod).is_none() && age(pod).is_some_and(|age| age >= PATIENCE)
+}
+
+/// Whether a pod is ready and not being stopped.
+pub fn is_ready(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_none() && ready(pod).is_some()
 }
 
 /// The condition `Ready` of a pod that is.

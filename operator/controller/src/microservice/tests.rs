@@ -73,6 +73,7 @@ async fn an_object_that_cannot_be_read_gets_a_status_and_nothing_of_it_is_touche
             proxy_image: "trellis-proxy:1".to_owned(),
             config_stream_address: "http://operator:15010".to_owned(),
             quota_address: "http://quota:8080".to_owned(),
+            saga_engine: "trellis-saga".to_owned(),
             namespace: "trellis-system".to_owned(),
             gateway_host: None,
             telemetry_endpoint: None,

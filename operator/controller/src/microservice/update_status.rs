@@ -95,10 +95,11 @@ async fn write(
     let mut written = written;
     crate::caches::trim(&mut written);
     let (written, change) = context.caches.microservices.written(written);
-    for trigger in change
-        .iter()
-        .flat_map(|change| triggers::of_own_status(change, || context.caches.readable_microservices()))
-    {
+    for trigger in change.iter().flat_map(|change| {
+        triggers::of_own_status(change, &context.engine_key(), || {
+            context.caches.readable_microservices()
+        })
+    }) {
         // Nobody listens any more only when the process ends.
         let _ = context.triggers.send(trigger);
     }

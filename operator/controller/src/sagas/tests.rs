@@ -129,7 +129,15 @@ impl Stage {
             authority,
             metrics: Metrics::register(&mut Registry::default()),
         };
-        let task = Sagas::new(client(&server), Arc::new(caches), &concerned, statuses);
+        let engine = Arc::new(Engine::new(concerned.clone()));
+        let task = Sagas::new(
+            Arc::new(caches),
+            &concerned,
+            statuses,
+            engine,
+            Key::new("trellis-system", "trellis-saga"),
+            mpsc::unbounded_channel().0,
+        );
         let stage = Self {
             server,
             task,

@@ -19,6 +19,7 @@ use trellis_config_stream::v1::{
     subscribe_request::Message,
 };
 use trellis_kube::caller::{self, Authenticator, Caller};
+use trellis_saga_stream::v1::saga_revisions_server::{SagaRevisions, SagaRevisionsServer};
 
 use super::{
     answers::Answers,
@@ -51,7 +52,7 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from
 
 /// Answers subscriptions, and takes reports in while this replica leads.
 pub struct Server {
-    authenticator: Authenticator,
+    authenticator: Arc<Authenticator>,
     index: Arc<Index>,
     reports: Reports,
     places: Arc<Places>,
@@ -73,7 +74,7 @@ pub struct Reports {
 impl Server {
     /// A server of what is in `index`.
     pub fn new(
-        authenticator: Authenticator,
+        authenticator: Arc<Authenticator>,
         index: Arc<Index>,
         reports: Reports,
         metrics: Stream,
@@ -90,11 +91,15 @@ impl Server {
         }
     }
 
-    /// Serves until told to stop; every session is told so too.
+    /// Serves until told to stop, beside it what the saga engine asks for; every session is told so too.
     ///
     /// # Errors
     /// The listener's.
-    pub async fn serve(self, listener: TcpListener) -> Result<(), transport::Error> {
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        revisions: impl SagaRevisions,
+    ) -> Result<(), transport::Error> {
         let drain = self.drain.clone();
         let service = ConfigStreamServer::new(self).max_decoding_message_size(LARGEST_REQUEST);
         transport::Server::builder()
@@ -102,6 +107,7 @@ impl Server {
             .http2_keepalive_timeout(Some(KEEPALIVE.1))
             .tcp_nodelay(true)
             .add_service(service)
+            .add_service(SagaRevisionsServer::new(revisions).max_decoding_message_size(LARGEST_REQUEST))
             .serve_with_incoming_shutdown(
                 TcpListenerStream::new(listener),
                 async move { drain.signaled().await },

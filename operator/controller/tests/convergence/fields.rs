@@ -337,7 +337,7 @@ fn still() -> Value {
         "probes": {"readiness": {"path": "/readyz"}, "liveness": {"path": "/livez"}},
         "resources": {"requests": {"cpu": "20m", "memory": "32Mi"}, "limits": {"memory": "64Mi"}},
         "securityContext": {"runAsUser": 1000},
-        "automountServiceAccountToken": true,
+        "automountServiceAccountToken": true, "tokenAudiences": ["trellis-saga"],
         "terminationGracePeriod": "40s",
         "podMetadata": {"labels": {"team": "shop"}, "annotations": {"note": "hello"}},
     })

@@ -7,7 +7,7 @@
 use k8s_openapi::api::apps::v1::Deployment;
 use trellis_api::{
     Microservice,
-    microservice::Dependency,
+    microservice::{Dependency, Protocol},
     names::{CONTAINER_APP, PORT_OUTBOUND, service_dns},
 };
 use trellis_proxy_config::{self as proxy, Cluster, ClusterName, Document, OutboundRoute};
@@ -86,6 +86,36 @@ pub(super) fn resolve(
         .collect();
     put_policies(cr, &mut resolved);
     resolved
+}
+
+/// Looks up what sagas call, for the saga engine. Nothing stands around its calls: it has its own timeouts and tries.
+pub(super) fn participants(
+    cr: &Microservice,
+    entries: &[Dependency],
+    others: &[&Microservice],
+    live_document: Option<&Document>,
+) -> Vec<MeshTarget> {
+    let own = Key::of(cr);
+    let target = |entry: &Dependency| {
+        let key = dependency::key(entry, &own.namespace);
+        let hosts = dependency::hosts(entry, &own.namespace);
+        let target = others.iter().copied().find(|other| Key::of(other) == key);
+        // Sagas mean the first port that speaks HTTP.
+        let ports = target.map(ports::of).unwrap_or_default();
+        let first = ports::first_of(&ports, &[Protocol::Http, Protocol::H2c]);
+        let entry = &Dependency {
+            port: entry.port.clone().or_else(|| first.map(|port| port.name.clone())),
+            ..entry.clone()
+        };
+        let found = find(entry, &key, target);
+        if matches!(&found, Found::Port { port, .. } if !port.protocol.is_proxied()) {
+            return None;
+        }
+        let (name, cluster) = mesh_cluster(entry, &key, &found, live_document, &hosts);
+        let route = OutboundRoute { hosts, cluster: name };
+        Some(MeshTarget { route, cluster })
+    };
+    entries.iter().filter_map(target).collect()
 }
 
 /// Puts what stands around its calls into the cluster of every dependency.

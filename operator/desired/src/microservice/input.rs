@@ -7,7 +7,7 @@ use k8s_openapi::api::{
     autoscaling::v2::HorizontalPodAutoscaler,
     core::v1::{ConfigMap, Pod},
 };
-use trellis_api::Microservice;
+use trellis_api::{Microservice, microservice::Dependency};
 
 use crate::rate_limit::Policies;
 
@@ -22,6 +22,8 @@ pub struct Settings {
     pub quota_address: String,
     /// Namespace of the operator. The Microservices there are parts of Trellis, and no policy limits them.
     pub namespace: String,
+    /// The Microservice of the saga engine, in that namespace.
+    pub saga_engine: String,
     /// Host at which the node ports of gateways are reached, for the URL column. None: unknown, and not guessed.
     pub gateway_host: Option<String>,
     /// Where pods export traces to (`OTEL_EXPORTER_OTLP_ENDPOINT`). None: they export none.
@@ -44,6 +46,8 @@ pub struct Fetched {
     pub proxy_config: Option<ConfigMap>,
     /// The rate limit policies of the namespace.
     pub rate_limit_policies: Policies,
+    /// What sagas call. Only for the saga engine.
+    pub participants: Vec<Dependency>,
     /// Pods with the label `trellis.dev/microservice`. Only needed while something is not ready.
     pub pods: Vec<Pod>,
     /// Events about these pods. Only needed while something is not ready.

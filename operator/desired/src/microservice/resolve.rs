@@ -124,11 +124,13 @@ fn service(
         env_from: spec.env_from.clone(),
         bindings: spec.bindings.clone(),
         dependencies: dependencies::resolve(cr, others, live_document, fetched.deployment.as_ref()),
+        participants: dependencies::participants(cr, &fetched.participants, others, live_document),
         gateways: gateways::resolve(cr, others, live_document, &settings.trusted_gateway_namespaces),
         probes: spec.probes.clone().unwrap_or_default(),
         resources: spec.resources.clone().unwrap_or_default(),
         security: spec.security_context.clone().unwrap_or_default(),
         api_token: spec.automount_service_account_token,
+        token_audiences: spec.token_audiences.clone(),
         pre_stop_delay: (pre_stop_delay.as_millis() > 0).then_some(pre_stop_delay),
         routes: DeclaredRoutes {
             count: spec.routes.len(),

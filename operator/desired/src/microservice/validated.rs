@@ -60,6 +60,8 @@ pub(super) struct ServiceRole {
     pub env_from: Vec<EnvFromSource>,
     pub bindings: Vec<Binding>,
     pub dependencies: Vec<ResolvedDependency>,
+    /// Of the saga engine: what sagas call. Its pods know nothing of them, so none is made anew for them.
+    pub participants: Vec<MeshTarget>,
     /// The gateways that serve it and are believed about callers.
     pub gateways: BTreeMap<ClusterName, Cluster>,
     pub probes: Probes,
@@ -67,6 +69,8 @@ pub(super) struct ServiceRole {
     pub security: SecurityContext,
     /// Whether the app gets a token for the Kubernetes API.
     pub api_token: bool,
+    /// For whom it gets further tokens.
+    pub token_audiences: Vec<String>,
     /// None: the app is told to stop at once.
     pub pre_stop_delay: Option<Duration>,
     pub routes: DeclaredRoutes,

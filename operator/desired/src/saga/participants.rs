@@ -1,22 +1,65 @@
-//! Whether the Microservices that a saga calls exist.
+//! The Microservices that a saga calls: whether they exist, and how a revision's ConfigMap names them.
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use trellis_api::{Microservice, microservice::Protocol};
+use k8s_openapi::api::core::v1::ConfigMap;
+use trellis_api::{
+    Microservice,
+    microservice::{Dependency, Protocol},
+    names,
+};
 use trellis_saga_core::{Definition, definition::HttpCall};
 
 use crate::microservice::ports;
 
 /// What is not there, and the fix, each once. `microservices` are those of the saga's namespace.
 pub(super) fn missing(definition: &Definition, microservices: &[Arc<Microservice>]) -> BTreeSet<String> {
-    let calls = definition
-        .steps
-        .iter()
-        .flat_map(|step| [Some(&step.action), step.compensation.as_ref()])
-        .flatten();
-    calls
-        .filter_map(|call| fault(&call.call, microservices))
+    calls(definition)
+        .filter_map(|call| fault(call, microservices))
         .collect()
+}
+
+fn calls(definition: &Definition) -> impl Iterator<Item = &HttpCall> {
+    let steps = definition.steps.iter();
+    let calls = steps.flat_map(|step| [Some(&step.action), step.compensation.as_ref()]);
+    calls.flatten().map(|call| &call.call)
+}
+
+/// What a definition calls, as [`names::ANNOTATION_PARTICIPANTS`] has it.
+pub(super) fn written(definition: &Definition) -> String {
+    let all: BTreeSet<String> = calls(definition)
+        .map(|call| match &call.port {
+            Some(port) => format!("{}:{port}", call.microservice),
+            None => call.microservice.clone(),
+        })
+        .collect();
+    all.into_iter().collect::<Vec<_>>().join(",")
+}
+
+/// What the revision in a ConfigMap calls; nothing, if it has none.
+#[must_use]
+pub fn participants_of(config_map: &ConfigMap) -> Vec<Dependency> {
+    let metadata = &config_map.metadata;
+    let is_revision = metadata
+        .labels
+        .as_ref()
+        .is_some_and(|labels| labels.contains_key(names::LABEL_SAGA));
+    let annotations = metadata.annotations.as_ref().filter(|_| is_revision);
+    let written = annotations.and_then(|annotations| annotations.get(names::ANNOTATION_PARTICIPANTS));
+    let entry = |text: &str| {
+        let (microservice, port) = match text.split_once(':') {
+            Some((microservice, port)) => (microservice, Some(port.to_owned())),
+            None => (text, None),
+        };
+        Dependency {
+            microservice: microservice.to_owned(),
+            namespace: metadata.namespace.clone(),
+            port,
+            resilience: None,
+        }
+    };
+    let written = written.into_iter().flat_map(|written| written.split(','));
+    written.filter(|text| !text.is_empty()).map(entry).collect()
 }
 
 fn fault(call: &HttpCall, microservices: &[Arc<Microservice>]) -> Option<String> {

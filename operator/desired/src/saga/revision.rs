@@ -10,7 +10,7 @@ use trellis_api::{
     saga::Revision,
 };
 
-use super::Compiled;
+use super::{Compiled, participants};
 
 /// Revisions that are kept, the newest included: the older ones can be compared with it and gone back to.
 pub const KEPT: usize = 10;
@@ -33,6 +33,10 @@ pub fn config_map(saga: &Saga, compiled: &Compiled) -> ConfigMap {
             name: Some(names::saga_revision(&name, &compiled.revision)),
             namespace: saga.metadata.namespace.clone(),
             labels: Some(labels(&name)),
+            annotations: Some(BTreeMap::from([(
+                names::ANNOTATION_PARTICIPANTS.to_owned(),
+                participants::written(&compiled.program.definition),
+            )])),
             owner_references: saga.controller_owner_ref(&()).map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
@@ -61,6 +65,7 @@ pub fn of_config_map(saga: &Saga, config_map: &ConfigMap) -> Option<Revision> {
         name: revision.to_owned(),
         config_map: name.clone(),
         created_at: metadata.creation_timestamp.clone(),
+        in_flight: None,
     })
 }
 

@@ -9,10 +9,10 @@ use k8s_openapi::{
 use trellis_api::{
     Microservice, Problem, Saga, SagaStatus,
     condition::{self, SagaConditionType, SagaReason},
-    saga::Revision,
+    saga::{Revision, SagaRuns},
 };
 
-use super::{Compiled, participants, revision};
+use super::{Compiled, Engine, Runs, participants, revision};
 
 /// Most faults that a message names.
 const SHOWN: usize = 3;
@@ -26,15 +26,30 @@ pub enum Made {
     Failed(String),
 }
 
-/// The status. `revisions` are those that exist, `microservices` those of the saga's namespace.
+/// What a status is made from besides the definition.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// Revisions that exist.
+    pub revisions: Vec<Revision>,
+    /// Microservices of the saga's namespace.
+    pub microservices: Vec<Arc<Microservice>>,
+    /// What the engine says.
+    pub engine: Engine,
+}
+
+/// The status.
 #[must_use]
 pub fn status(
     saga: &Saga,
     compiled: Result<(&Compiled, &Made), &[Problem]>,
-    mut revisions: Vec<Revision>,
-    microservices: &[Arc<Microservice>],
+    seen: Seen,
     now: Timestamp,
 ) -> SagaStatus {
+    let Seen {
+        mut revisions,
+        microservices,
+        engine,
+    } = seen;
     let previous = saga.status.clone().unwrap_or_default();
     let mut conditions = Conditions {
         saga,
@@ -61,7 +76,7 @@ pub fn status(
     }
     match compiled {
         Ok((compiled, _)) => {
-            let missing = participants::missing(&compiled.program.definition, microservices);
+            let missing = participants::missing(&compiled.program.definition, &microservices);
             if missing.is_empty() {
                 let message = "every Microservice and port that it calls exists";
                 conditions.set(
@@ -84,17 +99,6 @@ pub fn status(
             "not looked at: the spec has faults",
         ),
     }
-    let programmed = match compiled {
-        Ok((_, Made::Failed(message))) => (SagaReason::ApplyFailed, message.clone()),
-        _ => (
-            SagaReason::EngineNotInstalled,
-            "there is no saga engine in this cluster yet: the definition is checked and stored, and nothing runs it".to_owned(),
-        ),
-    };
-    conditions.set(SagaConditionType::Programmed, no, programmed.0, &programmed.1);
-    let (reason, message) = failing.unwrap_or(programmed);
-    conditions.set(SagaConditionType::Ready, no, reason, &message);
-    let conditions = conditions.all;
     // What runs are made of stays the last good one, as long as it is there.
     let current = match compiled {
         Ok((compiled, Made::Revision)) => Some(compiled.revision.clone()),
@@ -102,20 +106,66 @@ pub fn status(
             .revision
             .filter(|name| revisions.iter().any(|revision| revision.name == *name)),
     };
+    let (is_programmed, reason, message) = match compiled {
+        Ok((_, Made::Failed(message))) => (false, SagaReason::ApplyFailed, message.clone()),
+        _ => engine.programmed(current.as_deref()),
+    };
+    let is = |holds: bool| if holds { yes } else { no };
+    conditions.set(SagaConditionType::Programmed, is(is_programmed), reason, &message);
+    if !is_programmed {
+        failing.get_or_insert((reason, message.clone()));
+    }
+    match &failing {
+        Some((reason, message)) => conditions.set(SagaConditionType::Ready, no, *reason, message),
+        None => conditions.set(SagaConditionType::Ready, yes, reason, "runs can be started"),
+    }
+    if !engine.replicas.is_empty() {
+        let stuck = engine.stuck();
+        let (reason, message) = match &stuck {
+            Some(message) => (SagaReason::RunsStuck, message.as_str()),
+            None => (SagaReason::NoneStuck, "no run is stuck"),
+        };
+        conditions.set(
+            SagaConditionType::StuckInstances,
+            is(stuck.is_some()),
+            reason,
+            message,
+        );
+    }
+    let conditions = conditions.all;
     let steps = match compiled {
         Ok((compiled, Made::Revision)) => i32::try_from(compiled.program.definition.steps.len()).ok(),
         _ => previous.steps.filter(|_| current.is_some()),
     };
     revision::sort(&mut revisions, current.as_deref());
     revisions.truncate(revision::KEPT);
+    for revision in &mut revisions {
+        let runs = engine.runs.get(&revision.name);
+        revision.in_flight = runs.map(|runs| number(runs.running + runs.stuck));
+    }
+    let runs = (!engine.replicas.is_empty()).then(|| {
+        let sum = |of: fn(&Runs) -> u64| number(engine.runs.values().map(of).sum());
+        SagaRuns {
+            running: sum(|runs| runs.running),
+            stuck: sum(|runs| runs.stuck),
+            completed: sum(|runs| runs.completed),
+            compensated: sum(|runs| runs.compensated),
+        }
+    });
     SagaStatus {
         observed_generation: saga.metadata.generation,
         conditions,
         problems,
         revision: current,
         steps,
+        runs,
         revisions,
     }
+}
+
+/// There are fewer runs than that.
+fn number(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn invalid(problems: &[Problem], revision: Option<&str>) -> String {

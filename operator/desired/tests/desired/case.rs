@@ -37,6 +37,7 @@ pub fn settings() -> Settings {
         proxy_image: "trellis-proxy".to_owned(),
         config_stream_address: "http://trellis-operator.trellis-system.svc:15010".to_owned(),
         quota_address: "http://trellis-quota.trellis-system.svc:8080".to_owned(),
+        saga_engine: "trellis-saga".to_owned(),
         namespace: "trellis-system".to_owned(),
         gateway_host: Some("127.0.0.1".to_owned()),
         telemetry_endpoint: None,

@@ -17,6 +17,7 @@ use trellis_config_stream::v1::{config_stream_client::ConfigStreamClient, subscr
 
 use super::*;
 use crate::{cache::Change, metrics::Metrics, stream::report::Reporter};
+use crate::{engine, sagas};
 
 /// Longest wait for a message.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -93,8 +94,22 @@ async fn serve_bounded(authority: Authority, places: Arc<Places>, most_reports: 
     let (trigger, watch) = drain::channel();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
+    let authenticator = Arc::new(Authenticator::new(
+        api_server(Arc::clone(&reviews)),
+        "trellis-config",
+    ));
+    let revisions = engine::server::Server {
+        authenticator: Arc::clone(&authenticator),
+        engine: Arc::new(engine::Engine::new(sagas::Concerned::channel().0)),
+        sagas: Arc::default(),
+        account: Key::new("shop", "engine"),
+        authority: authority.clone(),
+        leader: watch::channel(None).1,
+        places: engine::server::Server::places(),
+        drain: watch.clone(),
+    };
     let mut server = Server::new(
-        Authenticator::new(api_server(Arc::clone(&reviews)), "trellis-config"),
+        authenticator,
         Arc::clone(&index),
         Reports {
             answers: Arc::clone(&answers),
@@ -106,7 +121,7 @@ async fn serve_bounded(authority: Authority, places: Arc<Places>, most_reports: 
     );
     server.places = places;
     server.reporters = Arc::new(Semaphore::new(most_reports));
-    tokio::spawn(server.serve(listener));
+    tokio::spawn(server.serve(listener, revisions));
     Fixture {
         index,
         answers,

@@ -121,7 +121,8 @@ fn outbound(service: &ServiceRole) -> (Vec<OutboundRoute>, BTreeMap<ClusterName,
     let targets = service
         .dependencies
         .iter()
-        .filter_map(|dependency| dependency.mesh.as_ref());
+        .filter_map(|dependency| dependency.mesh.as_ref())
+        .chain(&service.participants);
     let (mut routes, mut clusters) = (Vec::new(), BTreeMap::new());
     for target in targets {
         routes.push(target.route.clone());

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
 };
 use trellis_api::names::{
     KEY_PROXY_TOKEN, KEY_QUOTA_TOKEN, PATH_API_TOKEN, PATH_BINDINGS, PATH_PROXY_CONFIG, PATH_PROXY_STATE,
-    PATH_PROXY_TOKEN, QUOTA_TOKEN_AUDIENCE, TOKEN_AUDIENCE, proxy_config_map,
+    PATH_PROXY_TOKEN, PATH_TOKENS, QUOTA_TOKEN_AUDIENCE, TOKEN_AUDIENCE, proxy_config_map,
 };
 
 use crate::microservice::validated::{ServiceRole, Validated};
@@ -17,6 +17,7 @@ const PROXY_CONFIG: &str = "trellis-proxy-config";
 const PROXY_STATE: &str = "trellis-proxy-state";
 const PROXY_TOKEN: &str = "trellis-proxy-token";
 const API_TOKEN: &str = "kube-api-access";
+const TOKENS: &str = "trellis-tokens";
 /// Prefix of the volume of a binding; the kubelet's Events name the volume.
 pub(in crate::microservice) const BINDING_PREFIX: &str = "binding-";
 /// Seconds that a token lives; the kubelet renews it in time.
@@ -83,6 +84,7 @@ pub(super) fn of_app(service: &ServiceRole) -> Vec<Volume> {
         .into_iter()
         .chain(secrets)
         .chain(service.api_token.then(api_access))
+        .chain((!service.token_audiences.is_empty()).then(|| tokens(&service.token_audiences)))
         .collect()
 }
 
@@ -100,7 +102,14 @@ pub(super) fn mounts_of_app(service: &ServiceRole) -> Vec<VolumeMount> {
         .into_iter()
         .chain(secrets)
         .chain(api)
+        .chain((!service.token_audiences.is_empty()).then(|| mount(TOKENS, PATH_TOKENS, true)))
         .collect()
+}
+
+/// A file for each audience.
+fn tokens(audiences: &[String]) -> Volume {
+    let of = |audience: &String| token(Some(audience), TOKEN_LIFETIME, audience);
+    projected(TOKENS, audiences.iter().map(of).collect())
 }
 
 /// What Kubernetes would mount into every container of the pod, the sidecar's too, were it asked to.

@@ -1,4 +1,4 @@
-//! `spec.bindings` and `spec.imagePullSecrets`: Secrets by name.
+//! `spec.bindings` and `spec.imagePullSecrets`: Secrets by name; `spec.tokenAudiences`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,6 +9,8 @@ use crate::syntax;
 
 const NAME_MAX: usize = 50;
 const MOST: usize = 32;
+const MOST_AUDIENCES: usize = 8;
+const AUDIENCE_MAX: usize = 63;
 
 pub(super) fn check(spec: &MicroserviceSpec, problems: &mut Problems) {
     if spec.bindings.len() > MOST {
@@ -20,6 +22,7 @@ pub(super) fn check(spec: &MicroserviceSpec, problems: &mut Problems) {
             ),
         );
     }
+    check_audiences(&spec.token_audiences, problems);
     let mut names = BTreeMap::new();
     for (i, binding) in spec.bindings.iter().enumerate() {
         check_binding(&format!("spec.bindings[{i}]"), binding, problems);
@@ -45,6 +48,30 @@ pub(super) fn check(spec: &MicroserviceSpec, problems: &mut Problems) {
             &secret.name,
             problems,
         );
+    }
+}
+
+/// Each names a file.
+fn check_audiences(audiences: &[String], problems: &mut Problems) {
+    if audiences.len() > MOST_AUDIENCES {
+        let message = format!(
+            "{} audiences are more than {MOST_AUDIENCES}: remove some",
+            audiences.len()
+        );
+        problems.error("spec.tokenAudiences", message);
+    }
+    for (i, audience) in audiences.iter().enumerate() {
+        let at = format!("spec.tokenAudiences[{i}]");
+        if !(syntax::is_dns_subdomain(audience) && audience.len() <= AUDIENCE_MAX) {
+            let message = format!(
+                "{audience:?} cannot name a file: use at most {AUDIENCE_MAX} characters of a-z, 0-9, '-' and '.', start and end with a \
+                 letter or digit"
+            );
+            problems.error(&at, message);
+        }
+        if audiences[..i].contains(audience) {
+            problems.error(&at, format!("{audience:?} is listed twice: remove one"));
+        }
     }
 }
 

@@ -46,6 +46,7 @@ fn check_gateway_has_no_app(spec: &MicroserviceSpec, problems: &mut Problems) {
             "automountServiceAccountToken",
             spec.automount_service_account_token,
         ),
+        ("tokenAudiences", !spec.token_audiences.is_empty()),
         ("preStopDelay", spec.pre_stop_delay.is_some()),
         ("exposure", spec.exposure.is_some()),
         ("routes", !spec.routes.is_empty()),

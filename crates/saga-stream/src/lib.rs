@@ -1,0 +1,18 @@
+//! The gRPC stream on which the saga engine gets its revisions from the operator, and says what runs.
+//!
+//! `proto/trellis/saga/v1/revisions.proto` is the interface; [`v1`] is generated from it. The generated file is checked
+//! in, so that nobody needs a protobuf compiler; `tests/generated.rs` fails when the two differ, and writes the file
+//! anew with `TRELLIS_WRITE=1 cargo test -p trellis-saga-stream`.
+
+/// Messages, client and server of version 1.
+#[allow(clippy::all, clippy::pedantic, missing_docs, unused_qualifications)]
+#[rustfmt::skip]
+#[path = "generated/trellis.saga.v1.rs"]
+pub mod v1;
+
+/// Audience of the tokens that the engine shows to the operator.
+pub const AUDIENCE: &str = "trellis-config";
+/// Metadata key with the caller's proof: `Bearer <token>`.
+pub const AUTHORIZATION: &str = "authorization";
+/// Metadata key with the address of the replica that leads.
+pub const LEADER: &str = "trellis-leader";

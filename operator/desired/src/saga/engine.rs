@@ -1,0 +1,110 @@
+//! What the saga engine says of a saga.
+
+use std::collections::BTreeMap;
+
+use trellis_api::condition::SagaReason;
+
+/// Most runs that a message names.
+const SHOWN: usize = 3;
+
+/// What is known of the engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Engine {
+    /// Its replicas that are ready. None: there is no engine.
+    pub replicas: Vec<Replica>,
+    /// What runs, by revision.
+    pub runs: BTreeMap<String, Runs>,
+}
+
+/// A replica of the engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Replica {
+    /// Name of its pod.
+    pub pod: String,
+    /// The revision that it was handed over last, and what is wrong with it; empty: nothing. None: it has not said.
+    pub answer: Option<(String, String)>,
+}
+
+/// Runs of a revision.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Runs {
+    /// On their way forward or back.
+    pub running: u64,
+    /// They cannot go on by themselves.
+    pub stuck: u64,
+    /// Completed, and kept.
+    pub completed: u64,
+    /// Compensated, and kept.
+    pub compensated: u64,
+    /// Some of those that are stuck.
+    pub stuck_runs: Vec<String>,
+}
+
+impl Engine {
+    /// Whether every replica makes new runs of a revision; None as the revision: there is none yet.
+    pub(super) fn programmed(&self, revision: Option<&str>) -> (bool, SagaReason, String) {
+        if self.replicas.is_empty() {
+            let message = "no replica of the saga engine is ready: the definition is checked and stored, and nothing runs it";
+            return (false, SagaReason::EngineNotInstalled, message.to_owned());
+        }
+        let Some(revision) = revision else {
+            let message = "there is no revision yet that the engine could have";
+            return (false, SagaReason::Invalid, message.to_owned());
+        };
+        let has = |replica: &&Replica| {
+            replica
+                .answer
+                .as_ref()
+                .is_some_and(|(has, fault)| has == revision && fault.is_empty())
+        };
+        let refuses = |replica: &Replica| {
+            let (refused, fault) = replica.answer.as_ref()?;
+            (refused == revision && !fault.is_empty()).then(|| format!("{} refuses it: {fault}", replica.pod))
+        };
+        if let Some(refusal) = self.replicas.iter().find_map(refuses) {
+            return (
+                false,
+                SagaReason::EngineRefused,
+                format!("revision {revision}: {refusal}"),
+            );
+        }
+        let having = self.replicas.iter().filter(has).count();
+        let all = self.replicas.len();
+        match self.replicas.iter().find(|replica| !has(replica)) {
+            None => {
+                let message = format!("{all} of {all} replicas of the saga engine have revision {revision}");
+                (true, SagaReason::Programmed, message)
+            }
+            Some(missing) => {
+                let message = format!(
+                    "{having} of {all} replicas of the saga engine have revision {revision}; {} has not said so yet",
+                    missing.pod
+                );
+                (false, SagaReason::Pending, message)
+            }
+        }
+    }
+
+    /// What is to be said of runs that are stuck; None: none is.
+    pub(super) fn stuck(&self) -> Option<String> {
+        let count: u64 = self.runs.values().map(|runs| runs.stuck).sum();
+        let named: Vec<&str> = self
+            .runs
+            .values()
+            .flat_map(|runs| &runs.stuck_runs)
+            .take(SHOWN)
+            .map(String::as_str)
+            .collect();
+        (count > 0).then(|| {
+            let (runs, are) = if count == 1 {
+                ("run", "is")
+            } else {
+                ("runs", "are")
+            };
+            format!(
+                "{count} {runs} {are} stuck: {}; look with: trellis saga show RUN",
+                named.join(", ")
+            )
+        })
+    }
+}
