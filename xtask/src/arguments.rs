@@ -57,7 +57,7 @@ enum Verb {
     },
     /// Print the log of a node component or of a workload; without a name, the names
     Logs {
-        /// A component (`kubelet`), `operator`, `quota`, a Deployment of the shop (`order`), or `kind/name`
+        /// A component (`kubelet`), `operator`, `quota`, `saga`, a Deployment of the shop (`order`), or `kind/name`
         target: Option<String>,
         /// Go on as it grows
         #[arg(long, short)]

@@ -1,4 +1,4 @@
-//! What is put into a running cluster: the kinds, the operator with the quota service, and the shop.
+//! What is put into a running cluster: the kinds, the operator with the quota service and the saga engine, and the shop.
 
 pub mod databases;
 pub mod manifests;
@@ -18,8 +18,10 @@ use crate::provider::Provider;
 use manifests::ImageNames;
 pub use passwords::forget as forget_passwords;
 
-/// Namespace of the operator and the quota service.
+/// Namespace of the operator, the quota service and the saga engine.
 pub const OPERATOR: &str = "trellis-system";
+/// The saga engine, and its database.
+const ENGINE: &str = "trellis-saga";
 /// Namespace of the sample.
 pub const SHOP: &str = "shop";
 
@@ -33,10 +35,10 @@ pub fn install(paths: &Paths, provider: &dyn Provider, images: &ImageNames) -> R
     definitions(paths, kubectl)?;
     let shop = manifests::render(kubectl, &paths.repository.join("manifests/samples/shop"), images)?;
     step.detail("passwords");
-    let databases = databases::wanted(&shop);
+    let operator = manifests::render(kubectl, &paths.repository.join("manifests/overlays/dev"), images)?;
+    let databases = [databases::wanted(&shop), databases::wanted(&operator)].concat();
     let secrets = passwords::ensure(paths, provider.name(), kubectl, &databases)?;
     step.detail("the operator");
-    let operator = manifests::render(kubectl, &paths.repository.join("manifests/overlays/dev"), images)?;
     manifests::apply(kubectl, &operator).context("failed to install the operator")?;
     step.detail("the shop");
     manifests::apply(kubectl, &shop).context("failed to install the shop")?;

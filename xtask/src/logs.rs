@@ -19,7 +19,7 @@ pub fn print(paths: &Paths, target: Option<&str>, follow: bool, lines: u32) -> R
                 if runs.is_some() { "runs" } else { "does not run" }
             );
         }
-        for name in ["operator", "quota"] {
+        for name in ["operator", "quota", "saga"] {
             println!("{name:<24} workload in {OPERATOR}");
         }
         println!(
@@ -39,7 +39,7 @@ pub fn print(paths: &Paths, target: Option<&str>, follow: bool, lines: u32) -> R
         tail
     } else {
         let (namespace, workload) = match target {
-            "operator" | "quota" => (OPERATOR, format!("deploy/trellis-{target}")),
+            "operator" | "quota" | "saga" => (OPERATOR, format!("deploy/trellis-{target}")),
             workload if workload.contains('/') => (SHOP, workload.to_owned()),
             name => (SHOP, format!("deploy/{name}")),
         };

@@ -137,6 +137,42 @@ impl Binding {
         })
     }
 
+    /// What is in the folder now: passwords change. What cannot be read stays as it was.
+    #[must_use]
+    pub fn reread(&self) -> Self {
+        Self::load(&self.folder).unwrap_or_else(|_| self.clone())
+    }
+
+    /// Host name, IP address, or folder of a Unix socket.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Name of the database.
+    #[must_use]
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// Name of the role.
+    #[must_use]
+    pub fn username(&self) -> &str {
+        &self.username
+    }
+
+    /// Its password.
+    #[must_use]
+    pub const fn password(&self) -> &Secret {
+        &self.password
+    }
+
     fn options(&self) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass()
             .host(&self.host)

@@ -38,6 +38,10 @@ pub struct Problem {
 pub enum Kind {
     /// 400: the body is not JSON at all.
     Malformed,
+    /// 401: it is not known who asks.
+    Unauthenticated,
+    /// 403: who asks may not.
+    Forbidden,
     /// 404: the resource does not exist.
     NotFound,
     /// 404: the service has no such path.
@@ -88,6 +92,16 @@ impl Kind {
                 StatusCode::BAD_REQUEST,
                 "urn:trellis:problem:malformed",
                 "The body is not JSON",
+            ),
+            Self::Unauthenticated => (
+                StatusCode::UNAUTHORIZED,
+                "urn:trellis:problem:unauthenticated",
+                "It is not known who asks",
+            ),
+            Self::Forbidden => (
+                StatusCode::FORBIDDEN,
+                "urn:trellis:problem:forbidden",
+                "Who asks may not do that",
             ),
             Self::NotFound => (
                 StatusCode::NOT_FOUND,

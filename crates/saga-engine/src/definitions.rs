@@ -45,6 +45,14 @@ pub enum Error {
     Faulty(String),
 }
 
+/// Whether a revision is of use.
+///
+/// # Errors
+/// It is of none.
+pub fn check(revision: &Revision) -> Result<(), Error> {
+    Compiled::new(RevisionId(0), revision).map(|_| ())
+}
+
 impl Compiled {
     /// A revision, compiled.
     ///

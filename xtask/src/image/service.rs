@@ -16,10 +16,11 @@ use crate::paths::Paths;
 use crate::progress::{self, Step};
 
 /// Packages whose binary becomes an image of the same name.
-pub const PACKAGES: [&str; 5] = [
+pub const PACKAGES: [&str; 6] = [
     "trellis-operator",
     "trellis-proxy",
     "trellis-quota",
+    "trellis-saga",
     "shop-user",
     "shop-order",
 ];

@@ -154,6 +154,7 @@ mod tests {
         let manifests = Path::new("../manifests");
         let mut files = yaml_files(&manifests.join("base/operator")).unwrap();
         files.extend(yaml_files(&manifests.join("base/quota")).unwrap());
+        files.extend(yaml_files(&manifests.join("base/saga")).unwrap());
         files.push(manifests.join("install.yaml"));
         let mut rules = 0;
         for file in files {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{SHOP, manifests};
+use super::{ENGINE, OPERATOR, SHOP, manifests};
 use crate::digest;
 use crate::kubectl::Kubectl;
 use crate::paths::Paths;
@@ -40,7 +40,11 @@ pub fn ensure(paths: &Paths, provider: Name, kubectl: &Kubectl, databases: &[Str
             let password = in_cluster(kubectl, &secret).map_or_else(random, Ok)?;
             known.insert(secret.clone(), password);
         }
-        objects.push(binding(&secret, &name, &known[&secret]));
+        objects.push(binding(SHOP, &secret, &name, &known[&secret]));
+        // The Job that makes the databases runs in the shop; who uses this one does not.
+        if name == ENGINE {
+            objects.push(binding(OPERATOR, &secret, &name, &known[&secret]));
+        }
     }
     keep(&file, &known)?;
     manifests::apply(kubectl, &objects).context("failed to make the Secrets of the databases")?;
@@ -65,9 +69,9 @@ fn file(paths: &Paths, provider: Name) -> PathBuf {
 }
 
 /// A Secret as the Service Binding specification for Kubernetes describes it.
-fn binding(secret: &str, database: &str, password: &str) -> Value {
+fn binding(namespace: &str, secret: &str, database: &str, password: &str) -> Value {
     json!({
-        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret, "namespace": SHOP},
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret, "namespace": namespace},
         "type": "servicebinding.io/postgresql",
         "stringData": {
             "type": "postgresql", "provider": "trellis", "host": "postgres.shop", "port": "5432",

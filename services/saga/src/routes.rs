@@ -1,0 +1,88 @@
+//! The paths of the engine, and what it is built from.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::time;
+use tokio_postgres::Config as Connect;
+use trellis_chassis::db::Database;
+use trellis_chassis::drain;
+use trellis_chassis::server::{Process, Routes};
+use trellis_saga_engine::definitions::Definitions;
+use trellis_saga_engine::engine::{Engine, Membership};
+use trellis_saga_engine::store::Replica;
+use trellis_saga_engine::store::postgres::{self, Options, Postgres};
+
+use crate::access::Access;
+use crate::config::Config;
+use crate::handlers::{self, Context};
+use crate::mesh::Mesh;
+use crate::revisions::Revisions;
+
+/// Port of the engine's API.
+const PORT: u16 = 8080;
+/// Between looks whether the schema is there.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Connects the parts. Must be called within a Tokio runtime.
+pub fn build(config: Config, process: &mut Process) -> Router {
+    let ready = process.readiness.task("database");
+    let binding = config.database.clone();
+    let database = Database::open(config.database, postgres::migrations(), ready);
+    let options: Options = Arc::new(move || {
+        let binding = binding.reread();
+        let mut connect = Connect::new();
+        connect
+            .host(binding.host())
+            .port(binding.port())
+            .dbname(binding.database())
+            .user(binding.username())
+            .password(binding.password().expose())
+            .application_name("trellis-saga");
+        connect
+    });
+    let store = Arc::new(Postgres::new(&options));
+    let replica = Replica {
+        id: rand::random(),
+        name: config.pod.clone(),
+        address: format!("http://{}", SocketAddr::new(config.ip, PORT)),
+    };
+    let mesh = Arc::new(Mesh::new(config.mesh));
+    let (engine, membership) = Engine::new(store, &mesh, Arc::<Definitions>::default(), replica);
+    let revisions = Revisions {
+        engine: engine.clone(),
+        operator: config.operator,
+        token: config.token,
+        pod: config.pod,
+    };
+    tokio::spawn(begin(database, engine.clone(), membership, revisions));
+    routes().with_state(Context::new(engine, Access::default()))
+}
+
+/// Takes part as soon as the schema is there, and leaves when the process is told to.
+async fn begin(
+    database: Database,
+    engine: Engine<Postgres>,
+    membership: Membership<Postgres>,
+    revisions: Revisions,
+) {
+    while database.pool().is_err() {
+        time::sleep(LOOK).await;
+    }
+    while let Err(error) = engine.refresh().await {
+        handlers::warn(&error, "failed to read the stored revisions; trying again");
+        time::sleep(LOOK).await;
+    }
+    tokio::spawn(revisions.run());
+    membership.run(drain::terminated()).await;
+}
+
+fn routes() -> Routes<Context> {
+    Routes::new()
+        .post("/v1/namespaces/{namespace}/sagas/{saga}/runs", handlers::start)
+        .get("/v1/runs", handlers::list)
+        .get("/v1/runs/{run}", handlers::get)
+        .post("/v1/runs/{run}/{verb}", handlers::intervene)
+}
