@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-/// Check, render and rehearse Trellis objects without a cluster.
+/// Check, render and rehearse Trellis objects without a cluster; look at runs of sagas and mend them.
 #[derive(Debug, Parser)]
 #[command(name = "trellis", version, arg_required_else_help = true)]
 pub struct Args {
@@ -40,6 +40,190 @@ pub enum SagaCommand {
     /// lost answer, an outage of an hour, the death of the engine, a request that arrives twice. Expressions are evaluated with
     /// values of many sorts. What ends stuck, out of order or with something left behind is printed as a timeline.
     Simulate(Simulate),
+    /// Start a run. The same key again is the same run.
+    Start(Start),
+    /// List runs, the newest first.
+    List(List),
+    /// Draw a run: what each step came to, and why it turned round or got stuck.
+    Show(Show),
+    /// Draw a run whenever it has changed, until it has ended; exit with 1 if it is not completed.
+    Watch(Show),
+    /// Try at once what is stuck or pauses.
+    Retry(Retry),
+    /// Take a call that is stuck or pauses for done.
+    Skip(Skip),
+    /// End runs as they are. What was done stays done.
+    Complete(Which),
+    /// Take back what was done. Refused once the pivot was tried, unless it is stuck.
+    Cancel(Which),
+}
+
+/// Most runs that are listed at once.
+pub const MOST_OF_A_PAGE: u32 = 500;
+
+/// Where the engine is, and as whom it is asked.
+#[derive(Debug, ClapArgs)]
+pub struct EngineArgs {
+    /// Namespace of the engine, and of the ServiceAccount.
+    #[arg(long, default_value = "trellis-system", value_name = "NAMESPACE")]
+    pub engine_namespace: String,
+    /// Microservice of the engine.
+    #[arg(long, default_value = "trellis-saga", value_name = "NAME")]
+    pub engine: String,
+    /// ServiceAccount that the command speaks as. Who runs it needs `create` on its `serviceaccounts/token`.
+    #[arg(long, default_value = "trellis-cli", value_name = "NAME")]
+    pub account: String,
+}
+
+/// Which runs.
+#[derive(Debug, ClapArgs)]
+pub struct Selection {
+    /// Namespace of the saga.
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
+    /// Runs of this saga.
+    #[arg(long)]
+    pub saga: Option<String>,
+    /// Runs with this status.
+    #[arg(long, value_enum)]
+    pub status: Option<Standing>,
+}
+
+/// Where a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Standing {
+    /// On its way forward.
+    Running,
+    /// On its way back.
+    Compensating,
+    /// It cannot go on by itself.
+    Stuck,
+    /// All steps are done.
+    Completed,
+    /// What was done is taken back.
+    Compensated,
+}
+
+/// `trellis saga start`.
+#[derive(Debug, ClapArgs)]
+pub struct Start {
+    /// The saga.
+    pub saga: String,
+    /// Its namespace.
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
+    /// What it is started with, as JSON.
+    #[arg(long, value_name = "JSON")]
+    pub input: Option<String>,
+    /// Idempotency key.
+    #[arg(long)]
+    pub key: Option<String>,
+    /// Wait for its end, so many seconds at most; exit with 1 if it is not completed by then.
+    #[arg(long, value_name = "SECONDS")]
+    pub wait: Option<u32>,
+    /// How to print the run.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// Where the engine is.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// `trellis saga list`.
+#[derive(Debug, ClapArgs)]
+pub struct List {
+    /// Which runs.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// At most so many.
+    #[arg(long, default_value_t = 50, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_OF_A_PAGE)))]
+    pub limit: u32,
+    /// How to print them.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// Where the engine is.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// `trellis saga show` and `watch`.
+#[derive(Debug, ClapArgs)]
+pub struct Show {
+    /// Id of the run.
+    pub run: String,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// Where the engine is.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// In which runs to intervene: one, or all that are meant.
+#[derive(Debug, ClapArgs)]
+pub struct Which {
+    /// Id of the run. Unset: all that have not ended of `--saga`, with `--status`, or with `--all` of the namespace.
+    pub run: Option<String>,
+    /// Which runs, if it is not one.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// All runs of the namespace.
+    #[arg(long, conflicts_with = "run")]
+    pub all: bool,
+    /// Why, for the audit.
+    #[arg(long, default_value = "")]
+    pub reason: String,
+    /// How to print what became of it.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// Where the engine is.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// `trellis saga retry`.
+#[derive(Debug, ClapArgs)]
+pub struct Retry {
+    /// In which runs.
+    #[command(flatten)]
+    pub which: Which,
+    /// Do this step, which is after the pivot, and those behind it anew, as if they had never been done.
+    #[arg(long, value_name = "STEP")]
+    pub from: Option<String>,
+}
+
+/// `trellis saga skip`.
+#[derive(Debug, ClapArgs)]
+pub struct Skip {
+    /// In which runs.
+    #[command(flatten)]
+    pub which: Which,
+    /// Step of the call.
+    #[arg(long)]
+    pub step: String,
+    /// Place in the list of a `forEach`.
+    #[arg(long, default_value_t = 0)]
+    pub index: u32,
+    /// The compensation, and not the action.
+    #[arg(long)]
+    pub compensation: bool,
+    /// What the action would have answered, as JSON.
+    #[arg(long, value_name = "JSON")]
+    pub step_output: Option<String>,
+}
+
+impl Selection {
+    /// The engine's path of a page of these runs.
+    pub fn path(&self, limit: u32) -> String {
+        let mut path = format!("/v1/runs?namespace={}&limit={limit}", self.namespace);
+        if let Some(saga) = &self.saga {
+            path += &format!("&saga={saga}");
+        }
+        if let Some(status) = &self.status {
+            path += &format!("&status={status:?}");
+        }
+        path
+    }
 }
 
 /// Which files.

@@ -1,4 +1,4 @@
-//! `trellis`: what the operator would say and make, without a cluster.
+//! `trellis`: what the operator would say and make, without a cluster; and runs of sagas.
 //!
 //! The same pure code as the operator's ([`trellis_operator_desired`]), and the schema that the API server has: so an
 //! answer here is the answer there.
@@ -11,6 +11,7 @@
 //! check       documents -> faults
 //! render      documents -> objects
 //! simulate    sagas -> what they do when their steps fail
+//! runs        runs of sagas, by the engine in a cluster: the only part that needs one
 //! report      faults, for people or as JSON
 //! ```
 
@@ -24,6 +25,7 @@ mod duplicates;
 mod manifest;
 mod render;
 mod report;
+mod runs;
 mod schema;
 mod simulate;
 
@@ -35,8 +37,14 @@ fn main() -> ExitCode {
         args::Command::Saga(args::SagaCommand::Simulate(simulate)) => {
             simulate::run(simulate).map_err(render::Error::from)
         }
+        args::Command::Saga(command) => return leave(runs::run(command)),
     };
-    match no_faults {
+    leave(no_faults)
+}
+
+/// 0: all is well; 1: it is not, or it could not be found out.
+fn leave<E: Error>(result: Result<bool, E>) -> ExitCode {
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

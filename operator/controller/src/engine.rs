@@ -17,7 +17,7 @@ use std::{
 
 use tokio::sync::watch;
 use trellis_operator_desired::saga::{Replica, Runs};
-use trellis_saga_stream::v1;
+use trellis_saga_api::v1;
 
 use crate::{key::Key, sagas::Concerned};
 

@@ -12,11 +12,10 @@ use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tokio::time;
 use trellis_chassis::extract::{Json, Params, Path};
 use trellis_chassis::problem::FieldError;
+use trellis_saga_api::runs::{Intervention, ON_BEHALF_OF, Page, Run, Start};
 use trellis_saga_core::event::{CallId, Op, Payload, Verb};
 use trellis_saga_core::run::Status;
 use trellis_saga_engine::engine::{self, Engine, Started, View, Whereabouts};
@@ -26,7 +25,7 @@ use trellis_saga_engine::store::{self, Filter, Store as _};
 
 use crate::access::{Access, Wish};
 use crate::error::Error;
-use crate::shown::{self, Run};
+use crate::shown;
 
 /// Longest wait for a run's end.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -49,45 +48,6 @@ pub struct Context {
     engine: Engine<Postgres>,
     access: Arc<Access>,
     others: Client<HttpConnector, Full<Bytes>>,
-}
-
-/// What a run is started with.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Start {
-    /// For expressions: `input`.
-    #[serde(default)]
-    input: Option<Value>,
-}
-
-/// What an operator wants.
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Intervention {
-    /// Why: for the audit.
-    #[serde(default)]
-    reason: String,
-    /// Name of a step: of `retry-from` and `skip`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    step: Option<String>,
-    /// Place in the list of a `forEach`: of `skip`.
-    #[serde(default)]
-    index: u32,
-    /// Whether the compensation is skipped, and not the action.
-    #[serde(default)]
-    compensation: bool,
-    /// What the action would have answered: of `skip`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    output: Option<Value>,
-}
-
-/// A page of runs.
-#[derive(Debug, Serialize)]
-pub struct Page {
-    runs: Vec<Run>,
-    /// For the next page: `?before=`. None: there is none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    before: Option<String>,
 }
 
 /// A status of runs as a parameter.
@@ -126,6 +86,20 @@ impl Context {
     async fn view(&self, run: RunId) -> Result<View, Error> {
         let view = self.engine.view(run).await?;
         view.ok_or_else(|| Error::NoRun(run.to_string()))
+    }
+
+    /// The run when it has another number of records, or has ended, or when the time is over.
+    async fn changed(&self, run: RunId, records: u64, most: Duration) -> Result<View, Error> {
+        let deadline = Instant::now() + most.min(LONGEST_WAIT);
+        loop {
+            let view = self.view(run).await?;
+            let is_news = view.records.len() as u64 != records || view.state.end().is_some();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if is_news || left.is_zero() {
+                return Ok(view);
+            }
+            time::sleep(LOOK.min(left)).await;
+        }
     }
 
     /// The run when it has ended, or when the time is over.
@@ -176,7 +150,8 @@ pub async fn start(
         .into_response())
 }
 
-/// `GET /v1/runs/{run}?wait=5`: the run, when it has ended or after so many seconds.
+/// `GET /v1/runs/{run}?wait=5`: the run, when it has ended or after so many seconds; with `changed=7` also when it has another number of
+/// records than that.
 pub async fn get(
     State(context): State<Context>,
     Path(run): Path<String>,
@@ -184,6 +159,7 @@ pub async fn get(
     headers: HeaderMap,
 ) -> Result<axum::Json<Run>, Error> {
     let wait: Option<u64> = params.take("wait");
+    let changed: Option<u64> = params.take("changed");
     params.finish().map_err(Error::Invalid)?;
     let run: RunId = run.parse()?;
     let view = context.view(run).await?;
@@ -191,9 +167,10 @@ pub async fn get(
         .access
         .allow(&headers, Wish::Look, view.compiled.namespace())
         .await?;
-    let view = match wait {
-        Some(seconds) => context.wait(run, Duration::from_secs(seconds)).await?,
-        None => view,
+    let view = match (wait.map(Duration::from_secs), changed) {
+        (Some(most), Some(records)) => context.changed(run, records, most).await?,
+        (Some(most), None) => context.wait(run, most).await?,
+        (None, _) => view,
     };
     Ok(axum::Json(shown::run(&view)))
 }
@@ -253,6 +230,11 @@ pub async fn intervene(
         Whereabouts::At(_) | Whereabouts::Nowhere => return Err(Error::Nowhere),
     }
     let wanted = wanted(&view, &verb, &body)?;
+    // Whom a tool speaks for is what it says; who it is itself is proven.
+    let who = match headers.get(ON_BEHALF_OF).and_then(|value| value.to_str().ok()) {
+        Some(person) => format!("{who} for {person}"),
+        None => who,
+    };
     context.engine.intervene(id, wanted, &who, &body.reason).await?;
     tracing::info!(run, verb, who, reason = body.reason, "an operator intervened");
     let view = context.view(id).await?;
@@ -325,10 +307,10 @@ async fn forward(
         .header(FORWARDED, HeaderValue::from_static("true"))
         .body(Full::new(Bytes::from(text)))
         .map_err(|error| elsewhere(&error))?;
-    if let Some(authorization) = headers.get(header::AUTHORIZATION) {
-        request
-            .headers_mut()
-            .insert(header::AUTHORIZATION, authorization.clone());
+    for name in [header::AUTHORIZATION, HeaderName::from_static(ON_BEHALF_OF)] {
+        if let Some(value) = headers.get(&name) {
+            request.headers_mut().insert(name, value.clone());
+        }
     }
     let ask = async {
         let response = context

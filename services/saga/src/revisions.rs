@@ -12,13 +12,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{self, Endpoint};
 use tonic::{Request, Status};
+use trellis_saga_api::v1::saga_revisions_client::SagaRevisionsClient;
+use trellis_saga_api::v1::{self, subscribe_request, subscribe_response::Message};
+use trellis_saga_api::{AUTHORIZATION, LEADER};
 use trellis_saga_core::run::Status as Standing;
 use trellis_saga_engine::engine::Engine;
 use trellis_saga_engine::store::postgres::Postgres;
 use trellis_saga_engine::store::{self, Filter, Revision, Store as _};
-use trellis_saga_stream::v1::saga_revisions_client::SagaRevisionsClient;
-use trellis_saga_stream::v1::{self, subscribe_request, subscribe_response::Message};
-use trellis_saga_stream::{AUTHORIZATION, LEADER};
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(3);

@@ -1,85 +1,13 @@
 //! A run as it is told. Payloads are not: they may be secret.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use trellis_saga_core::event::{Cause, Effect, Event, Op, Outcome, Time};
+use trellis_saga_api::runs::{Call, Done, Run, Why};
+use trellis_saga_core::event::{Cause, Effect, Event, Op, Outcome, Time, Verb};
+use trellis_saga_core::log::Record;
 use trellis_saga_core::run;
 use trellis_saga_engine::engine::View;
 use trellis_saga_engine::participants::op_of;
 use trellis_saga_engine::store::{Standing, Summary};
-
-/// A run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Run {
-    /// Its id.
-    pub id: String,
-    /// Namespace of its saga.
-    pub namespace: String,
-    /// Its saga.
-    pub saga: String,
-    /// What it is made of.
-    pub revision: String,
-    /// `Running`, `Compensating`, `Stuck`, `Completed`, `Compensated`.
-    pub status: String,
-    /// What it was started by.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
-    /// When.
-    pub started_at: String,
-    /// When it ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended_at: Option<String>,
-    /// What was tried, in order. Not in lists.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub calls: Vec<Call>,
-    /// Why it turned round or got stuck.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub causes: Vec<Why>,
-}
-
-/// A call and what came of its tries.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Call {
-    /// Name of the step.
-    pub step: String,
-    /// Place in the list of a `forEach`, 0 otherwise.
-    pub index: u32,
-    /// `action` or `compensation`.
-    pub op: String,
-    /// Tries, and questions after work under way.
-    pub attempts: u32,
-    /// `Trying`, `Done`, `Failed`.
-    pub state: String,
-    /// When it began.
-    pub began_at: String,
-    /// Milliseconds from then to its last answer.
-    pub took_ms: u64,
-    /// What the participant said last, if that was not well.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
-}
-
-/// Why a run turned round or got stuck.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Why {
-    /// When.
-    pub at: String,
-    /// `ActionFailed`, `RetriesExhausted`, `PivotUnknown`, `CompensationFailed`, `DecisionFailed`, `TimedOut`, `Cancelled`, `Forced`.
-    pub what: String,
-    /// Step of the call, if it was one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub step: Option<String>,
-    /// `action` or `compensation`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub op: Option<String>,
-    /// Tries that were made.
-    pub attempts: u32,
-    /// What was said.
-    pub detail: String,
-}
 
 /// A run of a list.
 pub fn summary(summary: &Summary) -> Run {
@@ -101,8 +29,11 @@ pub fn summary(summary: &Summary) -> Run {
         key: key.clone(),
         started_at: time(*started_at),
         ended_at: ended_at.map(time),
+        records: 0,
+        steps: Vec::new(),
         calls: Vec::new(),
         causes: Vec::new(),
+        interventions: Vec::new(),
     }
 }
 
@@ -123,9 +54,42 @@ pub fn run(view: &View) -> Run {
         key: stored.key.clone(),
         started_at: time(stored.started_at),
         ended_at: stored.standing.ended_at.map(time),
+        records: view.records.len() as u64,
+        steps: compiled
+            .program
+            .definition
+            .steps
+            .iter()
+            .map(|step| step.name.clone())
+            .collect(),
         calls: calls(view),
         causes: state.causes().iter().map(|cause| why(view, cause)).collect(),
+        interventions: view
+            .records
+            .iter()
+            .filter_map(|record| intervention(view, record))
+            .collect(),
     }
+}
+
+fn intervention(view: &View, record: &Record) -> Option<Done> {
+    let Event::Operator { verb, by, reason } = &record.event else {
+        return None;
+    };
+    let (verb, about) = match verb {
+        Verb::Retry => ("retry", None),
+        Verb::RetryFrom { step } => ("retry-from", Some(*step)),
+        Verb::Skip { call, .. } => ("skip", Some(call.step)),
+        Verb::ForceComplete => ("force-complete", None),
+        Verb::Cancel => ("cancel", None),
+    };
+    Some(Done {
+        at: time(record.at),
+        verb: verb.to_owned(),
+        step: about.map(|place| step(view, place)),
+        by: by.to_string(),
+        reason: reason.to_string(),
+    })
 }
 
 fn why(view: &View, cause: &Cause) -> Why {
@@ -168,6 +132,15 @@ fn calls(view: &View) -> Vec<Call> {
             state.clone_into(&mut shown.state);
             shown.detail = detail;
             shown.took_ms = record.at.0.saturating_sub(began.0);
+        }
+        if let Event::Operator {
+            verb: Verb::Skip { call, .. },
+            ..
+        } = &record.event
+            && let Some((.., shown)) = calls.iter_mut().rev().find(|(known, ..)| known == call)
+        {
+            "Skipped".clone_into(&mut shown.state);
+            shown.detail = None;
         }
         for effect in effects {
             let Effect::Call { call, attempt, .. } = effect else {

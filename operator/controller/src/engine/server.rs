@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use trellis_chassis::drain;
 use trellis_kube::caller::{Authenticator, Caller};
-use trellis_saga_stream::{
+use trellis_saga_api::{
     LEADER,
     v1::{self, saga_revisions_server::SagaRevisions, subscribe_request::Message},
 };

@@ -19,7 +19,7 @@ use trellis_config_stream::v1::{
     subscribe_request::Message,
 };
 use trellis_kube::caller::{self, Authenticator, Caller};
-use trellis_saga_stream::v1::saga_revisions_server::{SagaRevisions, SagaRevisionsServer};
+use trellis_saga_api::v1::saga_revisions_server::{SagaRevisions, SagaRevisionsServer};
 
 use super::{
     answers::Answers,

@@ -1,8 +1,11 @@
-//! The gRPC stream on which the saga engine gets its revisions from the operator, and says what runs.
+//! The interfaces of the saga engine.
 //!
-//! `proto/trellis/saga/v1/revisions.proto` is the interface; [`v1`] is generated from it. The generated file is checked
-//! in, so that nobody needs a protobuf compiler; `tests/generated.rs` fails when the two differ, and writes the file
-//! anew with `TRELLIS_WRITE=1 cargo test -p trellis-saga-stream`.
+//! - [`v1`]: the gRPC stream on which it gets its revisions from the operator, and says what runs. `proto/trellis/saga/v1/revisions.proto`
+//!   is the interface; the generated file is checked in, so that nobody needs a protobuf compiler; `tests/generated.rs` fails when the
+//!   two differ, and writes the file anew with `TRELLIS_WRITE=1 cargo test -p trellis-saga-api`.
+//! - [`runs`]: what callers send and get as JSON.
+
+pub mod runs;
 
 /// Messages, client and server of version 1.
 #[allow(clippy::all, clippy::pedantic, missing_docs, unused_qualifications)]

@@ -22,6 +22,6 @@ fn the_generated_code_matches_the_interface() {
     let actual = fs::read_to_string(&checked_in).unwrap();
     assert!(
         actual == expected,
-        "the interface changed: run TRELLIS_WRITE=1 cargo test -p trellis-saga-stream"
+        "the interface changed: run TRELLIS_WRITE=1 cargo test -p trellis-saga-api"
     );
 }
