@@ -65,6 +65,23 @@ impl Cluster {
         all.extend(arguments);
         xtask(all)
     }
+
+    /// Runs the command `trellis` as a user would: whether it answers yes, and what it prints.
+    ///
+    /// # Errors
+    /// It cannot be run, or ends by an error.
+    pub fn trellis<const N: usize>(&self, arguments: [&str; N]) -> Result<(bool, String)> {
+        let output = program("trellis", "trellis-cli")?
+            .args(arguments)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .output()
+            .context("failed to run trellis")?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        if errors.starts_with("error: ") {
+            bail!("trellis {arguments:?} failed: {errors}");
+        }
+        Ok((output.status.success(), String::from_utf8(output.stdout)?))
+    }
 }
 
 /// Runs a verb of xtask and returns what it prints.
@@ -74,30 +91,31 @@ impl Cluster {
 pub fn xtask<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<String> {
     // The binary itself, if it was built beside this program or, for a test, a folder above: `cargo run` would wait for
     // the build lock.
-    let program = std::env::current_exe()?;
-    let mut beside = program
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|folder| folder.join("xtask"));
+    let output = program("xtask", "xtask")?
+        .args(arguments)
+        .output()
+        .context("failed to run xtask")?;
+    if !output.status.success() {
+        bail!("xtask failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// A program of the workspace.
+fn program(name: &str, package: &str) -> Result<Command> {
+    let own = std::env::current_exe()?;
+    let mut beside = own.ancestors().skip(1).take(2).map(|folder| folder.join(name));
     let mut command = match beside.find(|path| path.is_file()) {
         Some(path) => Command::new(path),
         None => {
             let mut cargo = Command::new("cargo");
-            cargo.args(["run", "--quiet", "--package", "xtask", "--"]);
+            cargo.args(["run", "--quiet", "--package", package, "--"]);
             cargo
         }
     };
-    let output = command
-        .args(arguments)
-        // Tests run in the folder of their package.
-        .current_dir("../..")
-        .output()
-        .context("failed to run xtask")?;
-    if !output.status.success() {
-        bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(String::from_utf8(output.stdout)?)
+    // Tests run in the folder of their package.
+    command.current_dir("../..");
+    Ok(command)
 }
 
 /// Shared use of the operator: held by every test that needs it running and undisturbed.

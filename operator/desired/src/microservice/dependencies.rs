@@ -111,7 +111,8 @@ pub(super) fn participants(
         if matches!(&found, Found::Port { port, .. } if !port.protocol.is_proxied()) {
             return None;
         }
-        let (name, cluster) = mesh_cluster(entry, &key, &found, live_document, &hosts);
+        let (name, mut cluster) = mesh_cluster(entry, &key, &found, live_document, &hosts);
+        cluster.policy = resilience::policy_of_engine();
         let route = OutboundRoute { hosts, cluster: name };
         Some(MeshTarget { route, cluster })
     };

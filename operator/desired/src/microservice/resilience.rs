@@ -64,6 +64,23 @@ pub(super) fn policy_of_gateway(settings: &Resilience) -> Policy {
     }
 }
 
+/// The policy of the saga engine, which has its own timeouts, tries and pauses: a sidecar's breaker would hold up the compensations of
+/// all runs because the actions of some fail.
+pub(super) fn policy_of_engine() -> Policy {
+    Policy {
+        deadline: deadline::Settings {
+            total: None,
+            per_try: None,
+        },
+        retry: retry::Settings {
+            attempts: NonZeroU32::MIN,
+            ..retry::Settings::default()
+        },
+        breaker: None,
+        ..Policy::default()
+    }
+}
+
 /// The fallback; None as well if it names a Microservice that is not among `clusters`, the dependencies of the same
 /// Microservice.
 pub(super) fn fallback<'a>(

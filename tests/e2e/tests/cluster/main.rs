@@ -14,6 +14,7 @@ mod programmed;
 mod quota;
 mod rate_limits;
 mod resilience;
+mod saga_runs;
 mod sagas;
 mod shop;
 mod traces;
