@@ -16,13 +16,15 @@ use crate::paths::Paths;
 use crate::progress::{self, Step};
 
 /// Packages whose binary becomes an image of the same name.
-pub const PACKAGES: [&str; 6] = [
+pub const PACKAGES: [&str; 8] = [
     "trellis-operator",
     "trellis-proxy",
     "trellis-quota",
     "trellis-saga",
     "shop-user",
     "shop-order",
+    "shop-inventory",
+    "shop-payment",
 ];
 
 /// Compiles, for speed if wanted, and makes the images.
