@@ -1,8 +1,6 @@
 //! The paths of the service, and what they are built from.
 
 use axum::Router;
-use axum::routing::{MethodRouter, delete, put};
-use http::Method;
 use trellis_chassis::db::Database;
 use trellis_chassis::server::{self, Process, Routes};
 
@@ -22,30 +20,19 @@ pub fn build(config: Config, process: &mut Process) -> Router {
         ttl: config.reservation_ttl.get(),
     };
     tokio::spawn(context.store.clone().keep_clean());
-    let add = |router: Router, (_, path, route): (_, _, MethodRouter<Context>)| {
-        router.route(path, route.with_state(context.clone()))
-    };
-    more_routes()
-        .into_iter()
-        .fold(routes().with_state(context.clone()), add)
+    routes().with_state(context)
 }
 
 fn routes() -> Routes<Context> {
     Routes::new()
         .get("/items/", handlers::list)
         .get("/items/{sku}", handlers::get)
+        .put("/items/{sku}", handlers::set)
         .post("/reservations", handlers::reserve)
         .get("/reservations/{id}", handlers::reservation)
+        .delete("/reservations/{id}", handlers::give_back)
         .post("/reservations/{id}/commit", handlers::commit)
         .get("/openapi.json", async || server::json(OPENAPI))
-}
-
-/// Of the methods that [`Routes`] does not know.
-fn more_routes() -> [(Method, &'static str, MethodRouter<Context>); 2] {
-    [
-        (Method::PUT, "/items/{sku}", put(handlers::set)),
-        (Method::DELETE, "/reservations/{id}", delete(handlers::give_back)),
-    ]
 }
 
 #[cfg(test)]

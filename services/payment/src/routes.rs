@@ -1,8 +1,6 @@
 //! The paths of the service, and what they are built from.
 
 use axum::Router;
-use axum::routing::{MethodRouter, delete};
-use http::Method;
 use trellis_chassis::db::Database;
 use trellis_chassis::server::{self, Process, Routes};
 
@@ -21,25 +19,18 @@ pub fn build(config: Config, process: &mut Process) -> Router {
         store: Store::new(database),
     };
     tokio::spawn(context.store.clone().keep_clean());
-    let (_, path, route) = void_route();
-    routes()
-        .with_state(context.clone())
-        .route(path, route.with_state(context))
+    routes().with_state(context)
 }
 
 fn routes() -> Routes<Context> {
     Routes::new()
         .post("/authorisations", handlers::authorise)
         .get("/authorisations/{id}", handlers::get)
+        .delete("/authorisations/{id}", handlers::void)
         .post("/authorisations/{id}/capture", handlers::capture)
         .post("/authorisations/{id}/refund", handlers::refund)
         .get("/ledger/{id}", handlers::ledger)
         .get("/openapi.json", async || server::json(OPENAPI))
-}
-
-/// Of a method that [`Routes`] does not know.
-fn void_route() -> (Method, &'static str, MethodRouter<Context>) {
-    (Method::DELETE, "/authorisations/{id}", delete(handlers::void))
 }
 
 #[cfg(test)]

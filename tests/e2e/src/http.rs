@@ -79,6 +79,24 @@ pub async fn post_with(url: &str, body: &Value, headers: &[(&str, &str)]) -> Res
     send(Method::POST, url, headers, Some(body)).await
 }
 
+/// PUT of JSON to a Service's path through the API server.
+///
+/// # Errors
+/// If the answer is no success.
+pub async fn put_through_api_server(
+    client: &kube::Client,
+    namespace: &str,
+    service: &str,
+    path: &str,
+    body: &Value,
+) -> Result<Value> {
+    let url = format!("/api/v1/namespaces/{namespace}/services/{service}/proxy{path}");
+    let request = Request::put(url)
+        .header("content-type", "application/json")
+        .body(body.to_string().into_bytes())?;
+    Ok(serde_json::from_str(&client.request_text(request).await?)?)
+}
+
 /// GET of a Service's path through the API server, which needs no address of the Service outside the cluster.
 ///
 /// # Errors

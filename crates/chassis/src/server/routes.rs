@@ -40,6 +40,16 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         self.on(Method::POST, MethodFilter::POST, path, handler)
     }
 
+    /// Answers `PUT path`.
+    pub fn put<H: Handler<T, S>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.on(Method::PUT, MethodFilter::PUT, path, handler)
+    }
+
+    /// Answers `DELETE path`.
+    pub fn delete<H: Handler<T, S>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.on(Method::DELETE, MethodFilter::DELETE, path, handler)
+    }
+
     /// Every route in the order of its declaration.
     pub fn declared(&self) -> &[(Method, &'static str)] {
         &self.declared

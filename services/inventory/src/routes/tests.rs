@@ -162,9 +162,7 @@ fn compensation() -> Request<Body> {
 #[test]
 fn the_openapi_document_says_what_is_routed() {
     let document: Value = serde_json::from_str(OPENAPI).unwrap();
-    let more = more_routes().map(|(method, path, _)| (method, path));
-    let routed = [routes().declared(), &more].concat();
-    openapi::assert_covers(&document, &routed);
+    openapi::assert_covers(&document, routes().declared());
     openapi::assert_references_resolve(&document);
 }
 

@@ -135,9 +135,7 @@ fn compensation() -> Request<Body> {
 #[test]
 fn the_openapi_document_says_what_is_routed() {
     let document: Value = serde_json::from_str(OPENAPI).unwrap();
-    let (method, path, _) = void_route();
-    let routed = [routes().declared(), &[(method, path)]].concat();
-    openapi::assert_covers(&document, &routed);
+    openapi::assert_covers(&document, routes().declared());
     openapi::assert_references_resolve(&document);
 }
 
