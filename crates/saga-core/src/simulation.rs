@@ -11,8 +11,8 @@
 //! One seed is one history. After a while the faults stop, and what is left is judged by [`oracles`]: the invariants of sagas, each by
 //! the records that are stored and the effects that participants have seen, not by what the engine thinks.
 //!
-//! **What it does not show**: PostgreSQL, HTTP, payloads, and engines that run in parallel on real processors. Those belong to
-//! the engine's own tests.
+//! **What it does not show**: HTTP, payloads, and engines that run in parallel on real processors. Those belong to the engine's own tests,
+//! which also put its real store here, as a [`store::Disk`].
 
 mod engine;
 pub mod exhaustive;

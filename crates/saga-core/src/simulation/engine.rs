@@ -200,6 +200,17 @@ impl World {
             std::mem::take(&mut process.then),
         );
         let epoch = process.epoch;
+        self.appends += 1;
+        if let Some((append, is_stored)) = self.kill
+            && append == self.appends
+        {
+            if is_stored {
+                // Whether it is, nobody is left to know.
+                let _ = self.store.sync(epoch, &writes);
+            }
+            self.crash(engine);
+            return;
+        }
         if self.store.sync(epoch, &writes).is_err() {
             self.counts.fenced += 1;
             self.step_down(engine);

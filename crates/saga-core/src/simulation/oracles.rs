@@ -24,6 +24,7 @@ pub fn judge(world: &mut World) {
     if !world.violations.is_empty() {
         return;
     }
+    world.store.reread();
     let mut found = Vec::new();
     for (&key, &run) in &world.acknowledged {
         if world.store.keys.get(&key).map(|(stored, _)| *stored) != Some(run) {

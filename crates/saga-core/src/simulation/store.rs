@@ -35,9 +35,26 @@ pub struct Write {
     pub record: Record,
 }
 
+/// A store of the engine's own, to be simulated with: what it has is what counts.
+pub trait Disk {
+    /// Stores writes, all of them or none.
+    ///
+    /// # Errors
+    /// Another owner has claimed everything since.
+    fn sync(&mut self, epoch: u64, writes: &[Write]) -> Result<(), Fenced>;
+
+    /// Takes everything over; the owner's number.
+    fn claim(&mut self) -> u64;
+
+    /// A run as it is stored.
+    fn read(&mut self, run: RunId) -> Option<Stored>;
+}
+
 /// All runs.
-#[derive(Debug, Clone, Default)]
+#[derive(Default)]
 pub struct Store {
+    /// Where they really are; what is here is what was read there. None: nowhere else.
+    pub disk: Option<Box<dyn Disk>>,
     /// The owner's number.
     pub epoch: u64,
     /// By run.
@@ -53,8 +70,10 @@ pub struct Fenced;
 impl Store {
     /// Puts writes on disk, all of them or none.
     pub fn sync(&mut self, epoch: u64, writes: &[Write]) -> Result<(), Fenced> {
-        if epoch != self.epoch && !is_on(Mutation::EarlierOwnersWrite) {
-            return Err(Fenced);
+        match &mut self.disk {
+            Some(disk) => disk.sync(epoch, writes)?,
+            None if epoch != self.epoch && !is_on(Mutation::EarlierOwnersWrite) => return Err(Fenced),
+            None => {}
         }
         for write in writes {
             self.put(epoch, write);
@@ -74,6 +93,13 @@ impl Store {
 
     /// Loses writes that were not on disk: the first may have reached it, the next in part.
     pub fn crash(&mut self, epoch: u64, writes: &[Write], random: &mut Random) {
+        if self.disk.is_some() {
+            // A transaction is there or not; whoever is gone does not know which.
+            if random.permille(500) {
+                let _ = self.sync(epoch, writes);
+            }
+            return;
+        }
         if epoch != self.epoch {
             return;
         }
@@ -94,8 +120,26 @@ impl Store {
         self.runs.entry(torn.run).or_default().log.extend(bytes);
     }
 
+    /// Reads anew what is really stored.
+    pub fn reread(&mut self) {
+        let Some(disk) = &mut self.disk else {
+            return;
+        };
+        self.runs = self
+            .runs
+            .keys()
+            .filter_map(|&run| Some((run, disk.read(run)?)))
+            .collect();
+        self.keys.retain(|_, (run, _)| self.runs.contains_key(run));
+    }
+
     /// Takes everything over: nobody else writes from now on.
     pub fn claim(&mut self) -> u64 {
+        if let Some(disk) = &mut self.disk {
+            self.epoch = disk.claim();
+            self.reread();
+            return self.epoch;
+        }
         self.epoch += 1;
         if !is_on(Mutation::TornRecordsStay) {
             for stored in self.runs.values_mut() {

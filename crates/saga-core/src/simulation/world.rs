@@ -53,6 +53,10 @@ pub struct World {
     pub(super) acknowledged: BTreeMap<u64, RunId>,
     /// Runs whose participants never answer until it is calm.
     pub(super) poisoned: BTreeSet<RunId>,
+    /// The append at which the engine is killed, and whether it is stored before.
+    pub(super) kill: Option<(u64, bool)>,
+    /// Appends so far.
+    pub(super) appends: u64,
     pub(super) counts: Counts,
     pub(super) violations: Vec<(RunId, String)>,
     pub(super) next_run: RunId,
@@ -62,6 +66,12 @@ impl World {
     /// A world at its beginning.
     #[must_use]
     pub fn new(seed: u64, faults: Faults, definitions: Vec<Definition>) -> Self {
+        Self::on(Store::default(), seed, faults, definitions)
+    }
+
+    /// A world at its beginning, with a store.
+    #[must_use]
+    pub fn on(store: Store, seed: u64, faults: Faults, definitions: Vec<Definition>) -> Self {
         let mut random = Random::new(seed ^ 0x5a6a);
         let revisions = definitions
             .into_iter()
@@ -86,7 +96,7 @@ impl World {
             now: BEGIN,
             queue: BinaryHeap::new(),
             sent: 0,
-            store: Store::default(),
+            store,
             engines: vec![engine(), engine()],
             participants: Participants::default(),
             outcomes: Vec::new(),
@@ -94,6 +104,8 @@ impl World {
             outbox: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
             poisoned: BTreeSet::new(),
+            kill: None,
+            appends: 0,
             counts: Counts::default(),
             violations: Vec::new(),
             next_run: 1,
@@ -108,6 +120,17 @@ impl World {
         }
         world.random = random;
         world
+    }
+
+    /// Kills the engine at an append, before or after it is stored.
+    pub const fn kill_at(&mut self, append: u64, is_stored: bool) {
+        self.kill = Some((append, is_stored));
+    }
+
+    /// Appends so far.
+    #[must_use]
+    pub const fn appends(&self) -> u64 {
+        self.appends
     }
 
     /// The participants of the first run never answer until it is calm.
@@ -376,7 +399,11 @@ impl World {
         self.tell(engine, generation, run, &event);
     }
 
-    pub(super) fn verdict(&mut self) -> Result<Counts, Violation> {
+    /// What was counted, or what is broken.
+    ///
+    /// # Errors
+    /// An invariant is broken.
+    pub fn verdict(&mut self) -> Result<Counts, Violation> {
         match self.violations.first().cloned() {
             None => Ok(self.counts),
             Some((run, what)) => Err(Violation {

@@ -18,7 +18,7 @@ use trellis_saga_engine::{
     participants::{Asked, Participants, Try},
     store::{
         Revision,
-        postgres::{self, Options, Postgres},
+        postgres::{self, Options},
     },
 };
 use trellis_testkit::postgres::TestDatabase;
@@ -54,12 +54,6 @@ pub async fn database() -> (TestDatabase, Options) {
         config
     });
     (database, options)
-}
-
-/// A store in a database of its own.
-pub async fn store() -> (TestDatabase, Arc<Postgres>) {
-    let (database, options) = database().await;
-    (database, Arc::new(Postgres::new(&options)))
 }
 
 /// A saga of some steps in a row; the last is the pivot.

@@ -1,12 +1,8 @@
 //! Engines over one store in PostgreSQL: they share partitions, go on where another ended, and do nothing twice.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use std::{sync::Arc, time::Duration};
 
-use common::Shop;
+use crate::common::{self, Shop};
 use serde_json::json;
 use tokio::sync::oneshot;
 use trellis_saga_core::{event::Verb, run::Status};
