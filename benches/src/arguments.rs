@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{limiter, operator, proxy, saga};
+use crate::{limiter, operator, proxy, saga, saga_engine};
 
 #[derive(Parser)]
 #[command(name = "trellis-bench", version)]
@@ -31,6 +31,8 @@ enum Bench {
     Proxy(proxy::Options),
     /// Sagas: check, decisions, log, memory
     Saga(saga::Options),
+    /// The saga engine over PostgreSQL, beside the disk and pgbench
+    SagaEngine(saga_engine::Options),
 }
 
 impl Arguments {
@@ -47,6 +49,7 @@ impl Arguments {
             Bench::Limiter(options) => limiter::run(options, &self.work, &self.output),
             Bench::Proxy(options) => proxy::run(options, &self.work, &self.output),
             Bench::Saga(options) => saga::run(options, &self.output),
+            Bench::SagaEngine(options) => saga_engine::run(options, &self.output),
         }
     }
 }

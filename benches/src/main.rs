@@ -12,6 +12,7 @@ mod process;
 mod proxy;
 mod report;
 mod saga;
+mod saga_engine;
 mod statistics;
 mod wait;
 

@@ -31,6 +31,8 @@ pub enum Bench {
     Proxy,
     /// Sagas: the check of definitions, decisions, log, memory
     Saga,
+    /// The saga engine over PostgreSQL, beside the disk and pgbench
+    SagaEngine,
 }
 
 /// Measures; `options` go to the bench.
@@ -46,6 +48,8 @@ pub fn run(paths: &Paths, bench: Bench, options: &[String]) -> Result<()> {
         Bench::Proxy => ("proxy", "trellis-proxy", &[]),
         // The core is part of the bench.
         Bench::Saga => ("saga", "trellis-bench", &[]),
+        // So is the engine.
+        Bench::SagaEngine => ("saga-engine", "trellis-bench", &[]),
     };
     let arguments = [&["--release"], features].concat();
     let binaries = service::compile(&paths.repository, &["trellis-bench", subject], &arguments)?;
@@ -69,7 +73,7 @@ pub fn run(paths: &Paths, bench: Bench, options: &[String]) -> Result<()> {
             ("--operator", binary(subject)?),
             ("--manifests", paths.repository.join("manifests")),
         ],
-        Bench::Saga => vec![],
+        Bench::Saga | Bench::SagaEngine => vec![],
         Bench::Proxy => vec![
             ("--trellis", binary(subject)?),
             ("--envoy", envoy(&folder)?),

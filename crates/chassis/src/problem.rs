@@ -56,6 +56,8 @@ pub enum Kind {
     UnsupportedMediaType,
     /// 422: the request is understood, but fields of it are not acceptable.
     Invalid,
+    /// 429: the service has as much to do as it can.
+    Busy,
     /// 500: a fault of the service.
     Internal,
     /// 503: something that the service needs is away; trying again may help.
@@ -138,6 +140,11 @@ impl Kind {
                 "urn:trellis:problem:invalid",
                 "The request has invalid fields",
             ),
+            Self::Busy => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "urn:trellis:problem:busy",
+                "The service has as much to do as it can",
+            ),
             Self::Internal => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "urn:trellis:problem:internal",
@@ -176,6 +183,14 @@ impl Problem {
         Self {
             retry_after: Some(retry_after),
             ..Self::new(Kind::Unavailable).detail(detail)
+        }
+    }
+
+    /// A 429 that asks to come back after `retry_after`.
+    pub fn busy(detail: impl Into<String>, retry_after: Duration) -> Self {
+        Self {
+            retry_after: Some(retry_after),
+            ..Self::new(Kind::Busy).detail(detail)
         }
     }
 

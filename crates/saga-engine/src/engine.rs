@@ -25,7 +25,7 @@ use crate::{
     definitions::{Compiled, Definitions},
     id::{Partition, RunId},
     participants::Participants,
-    shard::{Intervention, Message, NewRun, Owned, Shard},
+    shard::{Intervention, Message, NewRun, Owned, Room, Shard, now},
     store::{Error, Key, Members, Replica, Revision, Store, Stored},
 };
 
@@ -33,6 +33,8 @@ use crate::{
 const SHARDS: usize = 2;
 /// How long a replica is there for without a sign of life.
 const LEASE: Duration = Duration::from_secs(5);
+/// Runs that are deleted in one transaction.
+const PURGED_AT_ONCE: u32 = 200;
 /// Time between signs of life.
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -42,6 +44,7 @@ pub struct Engine<S> {
     definitions: Arc<Definitions>,
     shards: Arc<[mpsc::UnboundedSender<Message>]>,
     owned: Arc<Owned>,
+    room: Arc<Room>,
     members: watch::Receiver<Members>,
 }
 
@@ -123,6 +126,7 @@ impl<S> Clone for Engine<S> {
             definitions: Arc::clone(&self.definitions),
             shards: Arc::clone(&self.shards),
             owned: Arc::clone(&self.owned),
+            room: Arc::clone(&self.room),
             members: self.members.clone(),
         }
     }
@@ -136,20 +140,24 @@ pub struct Membership<S> {
 }
 
 impl<S: Store> Engine<S> {
-    /// An engine without partitions, and the task that gets it some. Must be called within a Tokio runtime.
+    /// An engine without partitions that looks after so many runs at most, and the task that gets it some. Must be called within a Tokio
+    /// runtime.
     pub fn new<P: Participants>(
         store: Arc<S>,
         participants: &Arc<P>,
         definitions: Arc<Definitions>,
         replica: Replica,
+        most_runs: usize,
     ) -> (Self, Membership<S>) {
         let owned = Arc::new(Owned::default());
+        let room = Arc::new(Room::new(most_runs));
         let shards = (0..SHARDS).map(|_| {
             let (shard, told) = Shard::new(
                 Arc::clone(&store),
                 Arc::clone(participants),
                 Arc::clone(&definitions),
                 Arc::clone(&owned),
+                Arc::clone(&room),
             );
             let tell = shard.tell.clone();
             tokio::spawn(shard.run(told));
@@ -161,6 +169,7 @@ impl<S: Store> Engine<S> {
             store,
             definitions,
             owned,
+            room,
             members: seen,
         };
         let membership = Membership {
@@ -309,6 +318,29 @@ impl<S: Store> Engine<S> {
     #[must_use]
     pub fn owned(&self) -> usize {
         self.owned.0.lock().len()
+    }
+
+    /// How many runs this replica looks after.
+    #[must_use]
+    pub fn runs(&self) -> usize {
+        self.room.runs()
+    }
+
+    /// Deletes runs whose retention is over, if it is this replica's turn: whoever owns the first partition. In small batches, so that
+    /// nobody waits for it.
+    ///
+    /// # Errors
+    /// The store cannot be asked.
+    pub async fn purge(&self) -> Result<u64, Error> {
+        let mut purged = 0;
+        while self.owned.0.lock().contains_key(&Partition(0)) {
+            let batch = self.store.purge(now(), PURGED_AT_ONCE).await?;
+            purged += batch;
+            if batch < u64::from(PURGED_AT_ONCE) {
+                break;
+            }
+        }
+        Ok(purged)
     }
 
     /// The store.

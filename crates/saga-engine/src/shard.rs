@@ -12,7 +12,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -89,6 +92,9 @@ pub enum StartError {
     /// Another run has the key.
     #[error("another run was started by this key")]
     Taken,
+    /// This replica has as many runs as it may have.
+    #[error("this replica looks after {0} runs, which is as many as it may")]
+    Full(usize),
     /// This replica owns no partition, or has just lost the one that it was for.
     #[error("this replica owns no partition at the moment")]
     NotOwned,
@@ -114,6 +120,32 @@ pub enum VerbError {
 /// Which partitions are owned, by their epochs. Shards take out what they lose.
 #[derive(Debug, Default)]
 pub struct Owned(pub Mutex<BTreeMap<Partition, u64>>);
+
+/// How many runs are in memory, and how many may be.
+#[derive(Debug)]
+pub struct Room {
+    runs: AtomicUsize,
+    most: usize,
+}
+
+impl Room {
+    /// Room for so many.
+    pub const fn new(most: usize) -> Self {
+        Self {
+            runs: AtomicUsize::new(0),
+            most,
+        }
+    }
+
+    /// How many there are.
+    pub fn runs(&self) -> usize {
+        self.runs.load(Ordering::Relaxed)
+    }
+
+    fn is_full(&self) -> bool {
+        self.runs() >= self.most
+    }
+}
 
 /// A run in memory.
 struct Live {
@@ -152,6 +184,10 @@ pub struct Shard<S, P> {
     pub definitions: Arc<Definitions>,
     /// Of the whole replica.
     pub owned: Arc<Owned>,
+    /// Of the whole replica.
+    pub room: Arc<Room>,
+    /// What this shard counts in there.
+    counted: usize,
     /// Tells this shard.
     pub tell: mpsc::UnboundedSender<Message>,
     epochs: BTreeMap<Partition, u64>,
@@ -169,6 +205,7 @@ impl<S: Store, P: Participants> Shard<S, P> {
         participants: Arc<P>,
         definitions: Arc<Definitions>,
         owned: Arc<Owned>,
+        room: Arc<Room>,
     ) -> (Self, mpsc::UnboundedReceiver<Message>) {
         let (tell, told) = mpsc::unbounded_channel();
         let shard = Self {
@@ -176,6 +213,8 @@ impl<S: Store, P: Participants> Shard<S, P> {
             participants,
             definitions,
             owned,
+            room,
+            counted: 0,
             tell,
             epochs: BTreeMap::new(),
             runs: HashMap::new(),
@@ -192,6 +231,7 @@ impl<S: Store, P: Participants> Shard<S, P> {
         let mut under_way: Option<UnderWay> = None;
         loop {
             self.settle();
+            self.count();
             if under_way.is_none() {
                 under_way = self.append();
             }
@@ -234,6 +274,14 @@ impl<S: Store, P: Participants> Shard<S, P> {
                 None => drop(reply),
             },
         }
+    }
+
+    fn count(&mut self) {
+        let now = self.runs.len();
+        // One after the other, so that it is never less than nothing.
+        self.room.runs.fetch_add(now, Ordering::Relaxed);
+        self.room.runs.fetch_sub(self.counted, Ordering::Relaxed);
+        self.counted = now;
     }
 
     /// Takes the decisions in that were made.
@@ -290,6 +338,11 @@ impl<S: Store, P: Participants> Shard<S, P> {
             input,
             input_digest,
         } = new;
+        if self.room.is_full() {
+            // Who asked may have gone; nothing has begun.
+            let _ = reply.send(Err(StartError::Full(self.room.runs())));
+            return;
+        }
         if !self.epochs.contains_key(&partition) {
             // Who asked may have gone; nothing has begun.
             let _ = reply.send(Err(StartError::NotOwned));

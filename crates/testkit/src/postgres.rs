@@ -32,15 +32,20 @@ const PASSWORD: &str = "first-password";
 const PORT: u16 = 5432;
 const KEEP: &str = r#"
 trap '' INT TERM
-"$1" -D "$2/data" -k "$2" -p 5432 -c listen_addresses= -c fsync=off -c synchronous_commit=off \
-    -c full_page_writes=off -c shared_buffers=16MB >"$2/log" 2>&1 &
+"$1" -D "$2/data" -k "$2" -p 5432 -c listen_addresses= $3 >"$2/log" 2>&1 &
 read -r nothing
 kill -QUIT $!
 wait $!
 rm -rf "$2"
 "#;
 
+/// Nothing outlives the process.
+const FAST: &str = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c shared_buffers=16MB";
+/// As somebody would run it: what is committed is on the disk.
+const DURABLE: &str = "-c shared_buffers=256MB -c max_wal_size=4GB";
+
 static SERVER: OnceCell<Server> = OnceCell::const_new();
+static DURABLE_SERVER: OnceCell<Server> = OnceCell::const_new();
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
 /// The server of this process.
@@ -54,6 +59,7 @@ struct Server {
 /// A database with a role of its own and a Service Binding that leads to it.
 #[derive(Debug)]
 pub struct TestDatabase {
+    server: &'static Server,
     name: String,
     binding_root: PathBuf,
 }
@@ -69,10 +75,25 @@ impl TestDatabase {
         database
     }
 
+    /// An empty database on a server that keeps what it commits, for measurements.
+    ///
+    /// # Panics
+    /// As [`TestDatabase::create`].
+    pub async fn durable() -> Self {
+        let start = || Server::start("durable", DURABLE);
+        let database = Self::reserve_on(DURABLE_SERVER.get_or_init(start).await).await;
+        database.appear().await;
+        database
+    }
+
     /// A role and a binding for a database that does not exist yet, as a service meets it when it starts
     /// before its database.
     pub async fn reserve() -> Self {
-        let server = SERVER.get_or_init(Server::start).await;
+        let start = || Server::start("fast", FAST);
+        Self::reserve_on(SERVER.get_or_init(start).await).await
+    }
+
+    async fn reserve_on(server: &'static Server) -> Self {
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let binding_root = server.folder.join(format!("{name}-bindings"));
         fs::create_dir_all(binding_root.join("db")).unwrap();
@@ -82,7 +103,11 @@ impl TestDatabase {
                 chown(folder, Some(uid.as_raw()), Some(gid.as_raw())).unwrap();
             }
         }
-        let database = Self { name, binding_root };
+        let database = Self {
+            server,
+            name,
+            binding_root,
+        };
         let Self { name, .. } = &database;
         database
             .administer(&format!("CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'"))
@@ -124,12 +149,7 @@ impl TestDatabase {
 
     /// Runs one statement as the server's administrator, in the administrator's database.
     pub async fn administer(&self, sql: &str) {
-        let mut connection = SERVER
-            .get()
-            .expect("the server was started")
-            .connect()
-            .await
-            .unwrap();
+        let mut connection = self.server.connect().await.unwrap();
         let ran = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
             .execute(&mut connection)
             .await;
@@ -154,8 +174,8 @@ impl TestDatabase {
 }
 
 impl Server {
-    async fn start() -> Self {
-        let folder = std::env::temp_dir().join(format!("trellis-postgres-{}", std::process::id()));
+    async fn start(name: &str, settings: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("trellis-postgres-{}-{name}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         // Tests of the same process may run as root while the server does not.
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
@@ -190,7 +210,8 @@ impl Server {
         keeper
             .args(["-c", KEEP, "keep"])
             .arg(binary("postgres"))
-            .arg(&folder);
+            .arg(&folder)
+            .arg(settings);
         keeper
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -249,6 +270,13 @@ fn as_owner(command: &mut Command, owner: Option<(Uid, Gid)>) -> &mut Command {
         Some((uid, gid)) => command.uid(uid.as_raw()).gid(gid.as_raw()).current_dir("/"),
         None => command,
     }
+}
+
+/// A program of the server, to be run as whoever owns a database of tests.
+pub fn program(name: &str) -> Command {
+    let mut command = Command::new(binary(name));
+    as_owner(&mut command, owner());
+    command
 }
 
 /// Finds a program of the server: in PATH, or where Debian keeps it, newest version first.

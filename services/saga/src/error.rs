@@ -61,6 +61,7 @@ impl From<Error> for Problem {
                 Refusal::NoSaga { .. } => Self::new(Kind::NotFound).detail(text),
                 Refusal::Input(_) => Self::invalid(vec![FieldError::new("input", text)]),
                 Refusal::Conflict(_) => Self::new(Kind::Conflict).detail(text),
+                Refusal::Start(StartError::Full(_)) => Self::busy(text, RETRY_AFTER),
                 Refusal::Start(StartError::Taken) => Self::new(Kind::Conflict).detail(text),
                 Refusal::Start(StartError::NotOwned | StartError::Unknown(_)) | Refusal::Store(_) => {
                     Self::unavailable(text, RETRY_AFTER)

@@ -23,6 +23,10 @@ use crate::revisions::Revisions;
 
 /// Port of the engine's API.
 const PORT: u16 = 8080;
+/// Most runs that a replica looks after: 2 KB each, and what they were started with.
+const MOST_RUNS: usize = 50_000;
+/// Time between looks for runs whose retention is over.
+const PURGE: Duration = Duration::from_secs(5);
 /// Between looks whether the schema is there.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -50,7 +54,7 @@ pub fn build(config: Config, process: &mut Process) -> Router {
         address: format!("http://{}", SocketAddr::new(config.ip, PORT)),
     };
     let mesh = Arc::new(Mesh::new(config.mesh));
-    let (engine, membership) = Engine::new(store, &mesh, Arc::<Definitions>::default(), replica);
+    let (engine, membership) = Engine::new(store, &mesh, Arc::<Definitions>::default(), replica, MOST_RUNS);
     let revisions = Revisions {
         engine: engine.clone(),
         operator: config.operator,
@@ -76,7 +80,19 @@ async fn begin(
         time::sleep(LOOK).await;
     }
     tokio::spawn(revisions.run());
+    tokio::spawn(purge(engine));
     membership.run(drain::terminated()).await;
+}
+
+async fn purge(engine: Engine<Postgres>) {
+    loop {
+        time::sleep(PURGE).await;
+        match engine.purge().await {
+            Ok(0) => {}
+            Ok(purged) => tracing::info!(purged, "runs deleted whose retention is over"),
+            Err(error) => handlers::warn(&error, "failed to delete runs whose retention is over"),
+        }
+    }
 }
 
 fn routes() -> Routes<Context> {

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use trellis_saga_core::{event::Verb, run::Status};
 use trellis_saga_engine::{
     definitions::Definitions,
-    engine::{Engine, Refusal, Request, Whereabouts},
+    engine::{Engine, Refusal, Request, StartError, Whereabouts},
     id::PARTITIONS,
     store::{
         Filter, Replica, Store as _,
@@ -16,6 +16,9 @@ use trellis_saga_engine::{
     },
 };
 use trellis_testkit::wait;
+
+/// Most runs of an engine.
+const MOST_RUNS: usize = 60;
 
 /// An engine as a process has it.
 struct Process {
@@ -33,7 +36,7 @@ impl Process {
             address: format!("http://{name}"),
         };
         let definitions = Arc::new(Definitions::default());
-        let (engine, membership) = Engine::new(store, shop, definitions, replica);
+        let (engine, membership) = Engine::new(store, shop, definitions, replica, MOST_RUNS);
         engine.refresh().await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let membership = tokio::spawn(membership.run(async {
@@ -142,6 +145,44 @@ async fn a_run_is_completed_or_compensated_and_a_key_is_one_run() {
         .map(|run| (run.run.to_string(), run.standing.status))
         .collect();
     assert_eq!(listed, [(bad, Status::Compensated), (good, Status::Completed)]);
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_takes_no_more_runs_than_it_may_and_what_has_ended_goes_when_its_time_has_come() {
+    let (_database, options, shop) = world().await;
+    let process = Process::start(&options, &shop, "a")
+        .await
+        .owning(PARTITIONS.into())
+        .await;
+    for key in 0..MOST_RUNS {
+        process.run(&key.to_string(), "away").await;
+    }
+    wait::until("it is full", async || process.engine.runs() == MOST_RUNS).await;
+    let refused = process.engine.start(request("more", "fine")).await.unwrap_err();
+    assert!(
+        matches!(refused, Refusal::Start(StartError::Full(MOST_RUNS))),
+        "{refused}"
+    );
+    let all = Filter {
+        limit: 1000,
+        ..Filter::default()
+    };
+    for run in process.engine.store().list(&all).await.unwrap() {
+        process
+            .engine
+            .intervene(run.run, Verb::ForceComplete, "ada", "no hope")
+            .await
+            .unwrap();
+    }
+    wait::until("there is room", async || process.engine.runs() == 0).await;
+    process.run("more", "fine").await;
+    // They are kept for a second.
+    wait::until("all are gone", async || {
+        process.engine.purge().await.unwrap();
+        process.engine.store().list(&all).await.unwrap().is_empty()
+    })
+    .await;
     process.stop().await;
 }
 
