@@ -34,6 +34,7 @@ use trellis_saga_engine::{
     definitions::Definitions,
     engine::{Engine, Request},
     id::PARTITIONS,
+    observe::{Nobody, Observe},
     participants::{Participants, Try},
     store::{
         Replica, Revision, Store as _,
@@ -191,13 +192,9 @@ async fn round(options: &Options) -> Result<Round> {
         address: "http://bench".to_owned(),
     };
     let participants = Arc::new(AtOnce::default());
-    let (engine, membership) = Engine::new(
-        store,
-        &participants,
-        Arc::<Definitions>::default(),
-        replica,
-        100_000,
-    );
+    let nobody: Arc<dyn Observe> = Arc::new(Nobody);
+    let definitions = Arc::<Definitions>::default();
+    let (engine, membership) = Engine::new(store, &participants, definitions, replica, 100_000, &nobody);
     engine.refresh().await?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let membership = tokio::spawn(membership.run(async {

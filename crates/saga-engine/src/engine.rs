@@ -24,6 +24,7 @@ pub use crate::shard::{StartError, VerbError};
 use crate::{
     definitions::{Compiled, Definitions},
     id::{Partition, RunId},
+    observe::Observe,
     participants::Participants,
     shard::{Intervention, Message, NewRun, Owned, Room, Shard, now},
     store::{Error, Key, Members, Replica, Revision, Store, Stored},
@@ -148,6 +149,7 @@ impl<S: Store> Engine<S> {
         definitions: Arc<Definitions>,
         replica: Replica,
         most_runs: usize,
+        observer: &Arc<dyn Observe>,
     ) -> (Self, Membership<S>) {
         let owned = Arc::new(Owned::default());
         let room = Arc::new(Room::new(most_runs));
@@ -158,6 +160,7 @@ impl<S: Store> Engine<S> {
                 Arc::clone(&definitions),
                 Arc::clone(&owned),
                 Arc::clone(&room),
+                Arc::clone(observer),
             );
             let tell = shard.tell.clone();
             tokio::spawn(shard.run(told));

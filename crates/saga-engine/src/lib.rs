@@ -13,6 +13,7 @@
 //! - **shard**: the runs of some partitions: events are decided on in memory, appended in batches, and only then acted on.
 //! - **engine**: shards, which partitions are whose, and what others ask of them.
 //! - **participants**: how calls are made, behind a trait.
+//! - **observe**: who hears what happens.
 //!
 //! **What it guarantees**: nothing is acknowledged, and nobody is called, before the record of it is committed. A partition has one
 //! owner; what an earlier one appends is refused by the store. Whoever takes a partition over goes on by its log.
@@ -20,6 +21,7 @@
 pub mod definitions;
 pub mod engine;
 pub mod id;
+pub mod observe;
 pub mod participants;
 mod shard;
 pub mod store;

@@ -10,6 +10,10 @@
 //! commits. If the store does not answer, what it has is not known: everything of the partitions of that append is dropped, to be
 //! claimed and read anew.
 
+mod append;
+mod effects;
+mod live;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{
@@ -19,26 +23,28 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use futures::future::{BoxFuture, FutureExt as _, OptionFuture};
-use jiff::Timestamp;
+use futures::future::OptionFuture;
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
     time,
 };
 use trellis_saga_core::{
-    data,
-    definition::RetryCondition,
-    event::{CallId, Effect, Event, Op, Outcome, Payload, Time, Timer, Verb},
-    log::{self, Record},
-    run::{self, Refused, State, Status},
+    event::{Effect, Event, Payload, Time, Timer, Verb},
+    log,
+    run::{self, Refused},
 };
 
+use self::{
+    append::{Batch, UnderWay},
+    live::Live,
+};
 use crate::{
     definitions::{Compiled, Definitions},
     id::{Partition, RunId},
-    participants::{Asked, Participants, Try},
-    store::{Append, Appended, Claim, Error, Key, NewRecord, Standing, Start, Store, Stored},
+    observe::Observe,
+    participants::Participants,
+    store::{Claim, Error, Key, Start, Store, Stored},
 };
 
 /// Messages that are taken at once.
@@ -147,36 +153,6 @@ impl Room {
     }
 }
 
-/// A run in memory.
-struct Live {
-    compiled: Arc<Compiled>,
-    state: State,
-    /// Number of the next record.
-    sequence: u32,
-    id: Arc<str>,
-    started_at: Arc<str>,
-    status: Status,
-    waiters: Vec<oneshot::Sender<()>>,
-}
-
-/// What is to be appended, and what is to be done then.
-#[derive(Default)]
-struct Batch {
-    starts: Vec<Start>,
-    records: Vec<NewRecord>,
-    changes: BTreeMap<RunId, Standing>,
-    effects: Vec<(RunId, Effect)>,
-    started: Vec<(RunId, oneshot::Sender<Result<RunId, StartError>>)>,
-    intervened: Vec<(RunId, oneshot::Sender<Result<(), VerbError>>)>,
-}
-
-/// An append that is under way.
-struct UnderWay {
-    answer: BoxFuture<'static, Result<Appended, Error>>,
-    partitions: Vec<Partition>,
-    batch: Batch,
-}
-
 /// The runs of some partitions.
 pub struct Shard<S, P> {
     pub store: Arc<S>,
@@ -186,6 +162,8 @@ pub struct Shard<S, P> {
     pub owned: Arc<Owned>,
     /// Of the whole replica.
     pub room: Arc<Room>,
+    /// Hears what happens.
+    pub observer: Arc<dyn Observe>,
     /// What this shard counts in there.
     counted: usize,
     /// Tells this shard.
@@ -206,6 +184,7 @@ impl<S: Store, P: Participants> Shard<S, P> {
         definitions: Arc<Definitions>,
         owned: Arc<Owned>,
         room: Arc<Room>,
+        observer: Arc<dyn Observe>,
     ) -> (Self, mpsc::UnboundedReceiver<Message>) {
         let (tell, told) = mpsc::unbounded_channel();
         let shard = Self {
@@ -214,6 +193,7 @@ impl<S: Store, P: Participants> Shard<S, P> {
             definitions,
             owned,
             room,
+            observer,
             counted: 0,
             tell,
             epochs: BTreeMap::new(),
@@ -299,7 +279,7 @@ impl<S: Store, P: Participants> Shard<S, P> {
         }
         for stored in runs {
             let run = stored.run;
-            if let Err(error) = self.load(stored) {
+            if let Err(error) = self.load(&stored) {
                 // It stays in the store, and others go on.
                 tracing::error!(%run, error, "failed to take a run over");
             }
@@ -307,7 +287,7 @@ impl<S: Store, P: Participants> Shard<S, P> {
     }
 
     /// Takes a stored run over and does again what was under way.
-    fn load(&mut self, stored: Stored) -> Result<(), String> {
+    fn load(&mut self, stored: &Stored) -> Result<(), String> {
         let compiled = self.definitions.get(stored.revision);
         let compiled = compiled.ok_or_else(|| format!("there is no revision {}", stored.revision.0))?;
         let contents = log::read(&stored.log).map_err(|error| error.to_string())?;
@@ -381,6 +361,9 @@ impl<S: Store, P: Participants> Shard<S, P> {
         let mut effects = Vec::new();
         live.state
             .apply(&live.compiled.plan, event, now(), &mut effects)?;
+        if let Event::Answered { call, outcome, .. } = event {
+            self.observer.answered(&live.compiled, run, *call, outcome);
+        }
         let start = self.batch.starts.iter_mut().rev().find(|start| start.run == run);
         let record = live.record(run, live.state.now(), event.clone(), start.is_some());
         self.batch.records.push(record);
@@ -412,20 +395,6 @@ impl<S: Store, P: Participants> Shard<S, P> {
         }
     }
 
-    fn decide(&mut self, run: RunId, step: u32, incarnation: u32) {
-        let Some(live) = self.runs.get(&run) else { return };
-        let decision = live
-            .compiled
-            .program
-            .decide(&live.state, live.about(), step as usize);
-        let event = Event::Decided {
-            step,
-            incarnation,
-            decision,
-        };
-        self.decided.push_back((run, event));
-    }
-
     fn intervene(&mut self, intervention: Intervention, reply: oneshot::Sender<Result<(), VerbError>>) {
         let Intervention {
             run,
@@ -447,186 +416,6 @@ impl<S: Store, P: Participants> Shard<S, P> {
         }
     }
 
-    /// Begins to append what there is.
-    fn append(&mut self) -> Option<UnderWay> {
-        if self.batch.records.is_empty() {
-            return None;
-        }
-        let mut batch = std::mem::take(&mut self.batch);
-        let partitions: BTreeSet<Partition> = batch
-            .records
-            .iter()
-            .map(|record| record.run.partition())
-            .collect();
-        let claims = partitions.iter().filter_map(|&partition| {
-            let epoch = *self.epochs.get(&partition)?;
-            Some(Claim { partition, epoch })
-        });
-        let append = Append {
-            claims: claims.collect(),
-            starts: std::mem::take(&mut batch.starts),
-            records: std::mem::take(&mut batch.records),
-            changes: std::mem::take(&mut batch.changes).into_iter().collect(),
-        };
-        let store = Arc::clone(&self.store);
-        Some(UnderWay {
-            answer: async move { store.append(append).await }.boxed(),
-            partitions: partitions.into_iter().collect(),
-            batch,
-        })
-    }
-
-    fn answered(&mut self, answer: Result<Appended, Error>, partitions: &[Partition], batch: Batch) {
-        let Appended { lost, taken } = match answer {
-            Ok(appended) => appended,
-            Err(error) => {
-                let error = Arc::new(error);
-                let shown: &dyn std::error::Error = &*error;
-                tracing::warn!(error = shown, "failed to append; the runs are read anew");
-                for (_, reply) in batch.started {
-                    // Who asked may have gone.
-                    let _ = reply.send(Err(StartError::Unknown(Arc::clone(&error))));
-                }
-                for (_, reply) in batch.intervened {
-                    let _ = reply.send(Err(VerbError::Unknown(Arc::clone(&error))));
-                }
-                self.drop_partitions(partitions, Some(&error));
-                return;
-            }
-        };
-        if !lost.is_empty() {
-            tracing::warn!(partitions = lost.len(), "another replica has claimed partitions");
-            self.drop_partitions(&lost, None);
-        }
-        for run in &taken {
-            self.runs.remove(run);
-        }
-        for (run, reply) in batch.started {
-            let outcome = if taken.contains(&run) {
-                Err(StartError::Taken)
-            } else if lost.contains(&run.partition()) {
-                Err(StartError::NotOwned)
-            } else {
-                Ok(run)
-            };
-            let _ = reply.send(outcome);
-        }
-        for (run, reply) in batch.intervened {
-            let is_lost = lost.contains(&run.partition());
-            let _ = reply.send(if is_lost { Err(VerbError::NotHere) } else { Ok(()) });
-        }
-        for (run, effect) in batch.effects {
-            if !lost.contains(&run.partition()) {
-                self.perform(run, effect);
-            }
-        }
-    }
-
-    /// Forgets everything of some partitions: from now on they are somebody else's, or have to be claimed anew.
-    fn drop_partitions(&mut self, partitions: &[Partition], error: Option<&Arc<Error>>) {
-        let is_dropped = |run: &RunId| partitions.contains(&run.partition());
-        for partition in partitions {
-            self.epochs.remove(partition);
-            self.owned.0.lock().remove(partition);
-        }
-        self.runs.retain(|run, _| !is_dropped(run));
-        self.timers.retain(|(_, run, _)| !is_dropped(run));
-        self.decided.retain(|(run, _)| !is_dropped(run));
-        let batch = &mut self.batch;
-        batch.starts.retain(|start| !is_dropped(&start.run));
-        batch.records.retain(|record| !is_dropped(&record.run));
-        batch.changes.retain(|run, _| !is_dropped(run));
-        batch.effects.retain(|(run, _)| !is_dropped(run));
-        for (run, reply) in std::mem::take(&mut batch.started) {
-            if is_dropped(&run) {
-                let _ = reply.send(Err(match error {
-                    Some(error) => StartError::Unknown(Arc::clone(error)),
-                    None => StartError::NotOwned,
-                }));
-            } else {
-                batch.started.push((run, reply));
-            }
-        }
-        for (run, reply) in std::mem::take(&mut batch.intervened) {
-            if is_dropped(&run) {
-                let _ = reply.send(Err(VerbError::NotHere));
-            } else {
-                batch.intervened.push((run, reply));
-            }
-        }
-    }
-
-    /// Does what was decided; it is stored.
-    fn perform(&mut self, run: RunId, effect: Effect) {
-        match effect {
-            Effect::Decide { step, incarnation } => self.decide(run, step, incarnation),
-            Effect::Wait { timer, until } => {
-                self.timers.insert((until, run, timer));
-            }
-            Effect::Call {
-                call,
-                attempt,
-                until,
-                poll,
-            } => self.call(run, call, attempt, until, poll),
-            Effect::Stuck => tracing::warn!(%run, "a run is stuck"),
-            Effect::Ended(_) => {
-                if let Some(live) = self.runs.remove(&run) {
-                    for waiter in live.waiters {
-                        // Who waited may have gone.
-                        let _ = waiter.send(());
-                    }
-                }
-            }
-        }
-    }
-
-    fn call(&mut self, run: RunId, call: CallId, attempt: u32, until: Time, poll: Option<Arc<str>>) {
-        let (Some(live), Some(&epoch)) = (self.runs.get(&run), self.epochs.get(&run.partition())) else {
-            return;
-        };
-        let answered = move |outcome| {
-            let event = Event::Answered {
-                call,
-                attempt,
-                outcome,
-            };
-            Message::Happened(run, event)
-        };
-        let request = match poll {
-            Some(location) => Ok(Some(Asked::Poll(location))),
-            None => live
-                .compiled
-                .program
-                .request(&live.state, live.about(), call, attempt)
-                .map(|request| request.map(Asked::Do)),
-        };
-        let tell = self.tell.clone();
-        let request = match request {
-            Ok(Some(request)) => request,
-            Ok(None) => return,
-            Err(error) => {
-                // Nobody listens any more only when the process ends.
-                let _ = tell.send(answered(Outcome::Failed(error.to_string().into())));
-                return;
-            }
-        };
-        let a_try = Try {
-            run,
-            compiled: Arc::clone(&live.compiled),
-            call,
-            attempt,
-            epoch,
-            timeout: until.0.saturating_sub(now().0).max(1),
-            request,
-        };
-        let participants = Arc::clone(&self.participants);
-        tokio::spawn(async move {
-            let outcome = answer(&*participants, a_try).await;
-            let _ = tell.send(answered(outcome));
-        });
-    }
-
     fn until_timer(&self) -> Duration {
         let until = self.timers.first().map_or(0, |(until, ..)| until.0);
         Duration::from_millis(until.saturating_sub(now().0))
@@ -645,102 +434,6 @@ impl<S: Store, P: Participants> Shard<S, P> {
                 self.timers.insert((again, run, timer));
             }
         }
-    }
-}
-
-impl Live {
-    fn new(run: RunId, compiled: Arc<Compiled>, state: State, sequence: u32) -> Self {
-        let started_at = i64::try_from(state.started_at().0).ok();
-        let started_at = started_at.and_then(|millis| Timestamp::from_millisecond(millis).ok());
-        Self {
-            id: run.to_string().into(),
-            started_at: started_at.unwrap_or_default().to_string().into(),
-            status: state.status(),
-            compiled,
-            state,
-            sequence,
-            waiters: Vec::new(),
-        }
-    }
-
-    fn about(&self) -> data::Run<'_> {
-        data::Run {
-            id: &self.id,
-            revision: &self.compiled.revision,
-            started_at: &self.started_at,
-        }
-    }
-
-    fn standing(&self) -> Standing {
-        let retention = &self.compiled.program.definition.retention;
-        let end = self.state.end();
-        let kept = end.map(|end| {
-            if end.is_completed {
-                retention.completed.0
-            } else {
-                retention.compensated.0
-            }
-        });
-        let now = self.state.now();
-        Standing {
-            status: self.state.status(),
-            ended_at: end.map(|_| now),
-            purge_at: kept.map(|kept| Time(now.0.saturating_add(kept))),
-        }
-    }
-
-    fn record(&mut self, run: RunId, at: Time, event: Event, is_of_start: bool) -> NewRecord {
-        let sequence = self.sequence;
-        self.sequence += 1;
-        let record = Record {
-            sequence: sequence.into(),
-            at,
-            event,
-        };
-        let mut bytes = Vec::new();
-        log::append(&record, &mut bytes);
-        NewRecord {
-            run,
-            sequence,
-            is_of_start,
-            bytes,
-        }
-    }
-}
-
-/// Tries a call within its time. An answer that is not what the definition says is none.
-async fn answer<P: Participants>(participants: &P, a_try: Try) -> Outcome {
-    let (compiled, call) = (Arc::clone(&a_try.compiled), a_try.call);
-    let late = |detail: &str, condition| Outcome::Retry {
-        condition,
-        after: None,
-        detail: detail.into(),
-    };
-    let within = Duration::from_millis(a_try.timeout);
-    let outcome = match time::timeout(within, participants.call(a_try)).await {
-        Ok(outcome) => outcome,
-        Err(_) => return late("no answer in time", RetryCondition::Timeout),
-    };
-    let Outcome::Done(output) = &outcome else {
-        return outcome;
-    };
-    if call.op == Op::Compensation {
-        return Outcome::Done(None);
-    }
-    let json = output
-        .as_ref()
-        .map(|output| serde_json::from_str(&output.0))
-        .transpose();
-    let checked = match json {
-        Ok(json) => compiled
-            .program
-            .check_output(call.step as usize, json.as_ref())
-            .map_err(|error| error.to_string()),
-        Err(error) => Err(format!("the answer is no JSON: {error}")),
-    };
-    match checked {
-        Ok(()) => outcome,
-        Err(error) => late(&error, RetryCondition::ServerError),
     }
 }
 

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Files: `config` (environment), `revisions` (the stream from the operator), `mesh` (calls of participants), `access` (who may do what),
-//! `routes` (paths), `handlers`, `shown` (a run as it is told), `error`.
+//! `routes` (paths), `handlers`, `shown` (a run as it is told), `metrics`, `error`.
 //!
 //! Every replica answers every request: what is another one's, it is asked for.
 
@@ -19,6 +19,7 @@ mod config;
 mod error;
 mod handlers;
 mod mesh;
+mod metrics;
 mod revisions;
 mod routes;
 mod shown;

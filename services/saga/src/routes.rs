@@ -12,6 +12,7 @@ use trellis_chassis::drain;
 use trellis_chassis::server::{Process, Routes};
 use trellis_saga_engine::definitions::Definitions;
 use trellis_saga_engine::engine::{Engine, Membership};
+use trellis_saga_engine::observe::Observe;
 use trellis_saga_engine::store::Replica;
 use trellis_saga_engine::store::postgres::{self, Options, Postgres};
 
@@ -19,6 +20,7 @@ use crate::access::Access;
 use crate::config::Config;
 use crate::handlers::{self, Context};
 use crate::mesh::Mesh;
+use crate::metrics::Metrics;
 use crate::revisions::Revisions;
 
 /// Port of the engine's API.
@@ -53,8 +55,16 @@ pub fn build(config: Config, process: &mut Process) -> Router {
         name: config.pod.clone(),
         address: format!("http://{}", SocketAddr::new(config.ip, PORT)),
     };
+    let metrics: Arc<dyn Observe> = Arc::new(Metrics::register(&mut process.registry));
     let mesh = Arc::new(Mesh::new(config.mesh));
-    let (engine, membership) = Engine::new(store, &mesh, Arc::<Definitions>::default(), replica, MOST_RUNS);
+    let (engine, membership) = Engine::new(
+        store,
+        &mesh,
+        Arc::<Definitions>::default(),
+        replica,
+        MOST_RUNS,
+        &metrics,
+    );
     let revisions = Revisions {
         engine: engine.clone(),
         operator: config.operator,

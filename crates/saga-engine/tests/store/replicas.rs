@@ -10,6 +10,7 @@ use trellis_saga_engine::{
     definitions::Definitions,
     engine::{Engine, Refusal, Request, StartError, Whereabouts},
     id::PARTITIONS,
+    observe::{Nobody, Observe},
     store::{
         Filter, Replica, Store as _,
         postgres::{Options, Postgres},
@@ -36,7 +37,8 @@ impl Process {
             address: format!("http://{name}"),
         };
         let definitions = Arc::new(Definitions::default());
-        let (engine, membership) = Engine::new(store, shop, definitions, replica, MOST_RUNS);
+        let nobody: Arc<dyn Observe> = Arc::new(Nobody);
+        let (engine, membership) = Engine::new(store, shop, definitions, replica, MOST_RUNS, &nobody);
         engine.refresh().await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let membership = tokio::spawn(membership.run(async {

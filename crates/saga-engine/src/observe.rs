@@ -1,0 +1,31 @@
+//! What others hear of the engine: for metrics, events and traces.
+
+use std::time::Duration;
+
+use trellis_saga_core::event::{CallId, End, Outcome};
+
+use crate::{definitions::Compiled, id::RunId};
+
+/// Hears what happens. Nothing of it may wait: it is told between decisions.
+pub trait Observe: Send + Sync + 'static {
+    /// A run has begun.
+    fn started(&self, _of: &Compiled, _run: RunId) {}
+
+    /// A try of a call, or a question after its work, has ended.
+    fn answered(&self, _of: &Compiled, _run: RunId, _call: CallId, _outcome: &Outcome) {}
+
+    /// A run cannot go on by itself.
+    fn stuck(&self, _of: &Compiled, _run: RunId) {}
+
+    /// A run has ended.
+    fn ended(&self, _of: &Compiled, _run: RunId, _end: End) {}
+
+    /// Records were stored, or not, after so long.
+    fn appended(&self, _records: usize, _took: Duration, _is_stored: bool) {}
+}
+
+/// Nobody hears.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Nobody;
+
+impl Observe for Nobody {}
