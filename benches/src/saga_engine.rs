@@ -195,7 +195,7 @@ async fn round(options: &Options) -> Result<Round> {
     let nobody: Arc<dyn Observe> = Arc::new(Nobody);
     let definitions = Arc::<Definitions>::default();
     let (engine, membership) = Engine::new(store, &participants, definitions, replica, 100_000, &nobody);
-    engine.refresh().await?;
+    engine.restore().await?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let membership = tokio::spawn(membership.run(async {
         let _ = stopped.await;

@@ -7,7 +7,10 @@
 mod engine;
 mod timeline;
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::{
+    io::IsTerminal as _,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 use tokio::time;
@@ -17,7 +20,9 @@ use self::engine::Engine;
 use crate::args::{self, Output, SagaCommand};
 
 /// Time between looks of `watch`.
-const LOOK: u64 = 10;
+const LOOK: u64 = 5;
+/// Longest wait that the engine takes.
+const LONGEST_WAIT: u32 = 5;
 /// Longest pause between tries while the engine cannot be reached.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -108,15 +113,28 @@ async fn start(start: &args::Start) -> Result<bool, Error> {
         .transpose()?;
     let mut engine = Engine::connect(&start.engine).await?;
     let path = format!("/v1/namespaces/{}/sagas/{}/runs", start.namespace, start.saga);
-    let wait = start.wait.map(|wait| format!("wait={wait}"));
-    let headers: Vec<(&str, &str)> = [
-        ("idempotency-key", start.key.as_deref()),
-        ("prefer", wait.as_deref()),
-    ]
-    .into_iter()
-    .filter_map(|(name, value)| Some((name, value?)))
-    .collect();
-    let run: Run = engine.post(&path, &Start { input }, &headers).await?;
+    let key = start.key.as_deref().map(|key| ("idempotency-key", key));
+    let headers: Vec<(&str, &str)> = key.into_iter().collect();
+    let mut run: Run = engine.post(&path, &Start { input }, &headers).await?;
+    let deadline = Instant::now() + Duration::from_secs(start.wait.unwrap_or_default().into());
+    while run.ended_at.is_none() && Instant::now() < deadline {
+        let left = deadline
+            .saturating_duration_since(Instant::now())
+            .as_secs_f64()
+            .ceil() as u32;
+        let path = format!("/v1/runs/{}?wait={}", run.id, left.clamp(1, LONGEST_WAIT));
+        match engine.get(&path).await {
+            Ok(later) => run = later,
+            // The run goes on.
+            Err(error) if error.is_transient() => {
+                time::sleep(RETRY).await;
+                if let Ok(other) = Engine::connect(&start.engine).await {
+                    engine = other;
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
     print(&run, start.output);
     Ok(start.wait.is_none() || run.status == "Completed")
 }

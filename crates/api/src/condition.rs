@@ -188,6 +188,8 @@ pub enum SagaReason {
     EngineRefused,
     /// Every replica of the engine has the newest revision.
     Programmed,
+    /// It is being deleted, and waits for its runs; the message says how to end them, or not to wait.
+    Deleting,
     /// Runs cannot go on by themselves; the message names some.
     RunsStuck,
     /// No run is stuck.

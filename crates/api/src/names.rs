@@ -88,6 +88,10 @@ pub const QUOTA_TOKEN_AUDIENCE: &str = "trellis-quota";
 /// Folder where Kubernetes' own libraries look for a pod's token for its API.
 pub const PATH_API_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
+/// Finalizer of a saga: its deletion waits for its runs.
+pub const FINALIZER_SAGA_RUNS: &str = "trellis.dev/saga-runs";
+/// Annotation of a saga: with `true` its deletion does not wait for its runs, which can call nobody any more.
+pub const ANNOTATION_ABANDON_RUNS: &str = "trellis.dev/abandon-runs";
 /// Annotation of a saga's revision: what it calls, `MICROSERVICE` or `MICROSERVICE:PORT` with commas between.
 pub const ANNOTATION_PARTICIPANTS: &str = "trellis.dev/participants";
 

@@ -215,7 +215,8 @@ impl CallProgram {
                 .map_err(|error| expression(field(), error))?;
             let value = HeaderValue::from_str(&text).map_err(|_| Error::Value {
                 field: field(),
-                message: format!("{text:?} cannot be in a header"),
+                message: "a value makes text of it that cannot be in a header: a line break, for example"
+                    .to_owned(),
             })?;
             headers.push((name.clone(), value));
         }
@@ -240,10 +241,9 @@ impl CallProgram {
             if is_up || element.is_empty() && !written.is_empty() {
                 return Err(Error::Value {
                     field: "path".to_owned(),
-                    message: format!(
-                        "a value makes an element of it {decoded:?}, which leads elsewhere; ask for more in its schema, minLength: 1 for \
-                         example"
-                    ),
+                    message: "a value makes an element of it that leads elsewhere, as .. or nothing does; ask for more in its schema, \
+                              minLength: 1 for example"
+                        .to_owned(),
                 });
             }
         }

@@ -352,6 +352,12 @@ impl State {
         self.steps.get(step)?.items.get(item)?.output.as_ref()
     }
 
+    /// How often an operator had a step done anew.
+    #[must_use]
+    pub fn incarnation(&self, step: usize) -> u32 {
+        self.steps.get(step).map_or(0, |step| step.incarnation)
+    }
+
     /// What is under way: effects to be done again by whoever takes the run over. Whether they were done before is not known.
     #[must_use]
     pub fn outstanding(&self, plan: &Plan, now: Time) -> Vec<Effect> {

@@ -88,6 +88,18 @@ impl Compiled {
 }
 
 impl Definitions {
+    /// Takes a revision in, whether it is current or not.
+    ///
+    /// # Errors
+    /// It is of no use.
+    pub fn add(&self, id: RevisionId, revision: &Revision) -> Result<(), Error> {
+        if self.get(id).is_none() {
+            let compiled = Arc::new(Compiled::new(id, revision)?);
+            self.0.write().all.insert(id, compiled);
+        }
+        Ok(())
+    }
+
     /// Takes a revision in, or that it is the current one, or is not any more.
     ///
     /// # Errors

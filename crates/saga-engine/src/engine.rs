@@ -22,7 +22,7 @@ use trellis_saga_core::{
 
 pub use crate::shard::{StartError, VerbError};
 use crate::{
-    definitions::{Compiled, Definitions},
+    definitions::{self, Compiled, Definitions},
     id::{Partition, RunId},
     observe::Observe,
     participants::Participants,
@@ -36,6 +36,8 @@ const SHARDS: usize = 2;
 const LEASE: Duration = Duration::from_secs(5);
 /// Runs that are deleted in one transaction.
 const PURGED_AT_ONCE: u32 = 200;
+/// Partitions that are claimed and read together.
+const CLAIMED_AT_ONCE: usize = 4;
 /// Time between signs of life.
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -194,11 +196,6 @@ impl<S: Store> Engine<S> {
             key,
             input,
         } = request;
-        let compiled = self.definitions.current(&namespace, &saga);
-        let compiled = compiled.ok_or_else(|| Refusal::NoSaga {
-            namespace: namespace.clone(),
-            saga: saga.clone(),
-        })?;
         let key = key.map(|text| Key {
             digest: digest([&*namespace, &*saga, &*text]),
             text,
@@ -206,31 +203,44 @@ impl<S: Store> Engine<S> {
         // Maps are sorted, so the same input has the same text.
         let text = input.as_ref().map(Json::to_string);
         let input_digest = digest([text.as_deref().unwrap_or_default()]);
-        if let Err(error) = compiled.program.check_input(input.as_ref()) {
-            return Err(error.into());
-        }
-        let partition = self.owned.0.lock().keys().copied().choose(&mut rand::rng());
-        let partition = partition.ok_or(StartError::NotOwned)?;
-        let (reply, replied) = oneshot::channel();
         let key_digest = key.as_ref().map(|key| key.digest);
-        let new = NewRun {
-            partition,
-            compiled,
-            key,
-            input: text.map(|text| Payload(text.into())),
-            input_digest,
+        let begun = async {
+            let compiled = self.definitions.current(&namespace, &saga);
+            let compiled = compiled.ok_or(Refusal::NoSaga { namespace, saga })?;
+            compiled.program.check_input(input.as_ref())?;
+            let partition = self.owned.0.lock().keys().copied().choose(&mut rand::rng());
+            let partition = partition.ok_or(StartError::NotOwned)?;
+            let (reply, replied) = oneshot::channel();
+            let new = NewRun {
+                partition,
+                compiled,
+                key,
+                input: text.map(|text| Payload(text.into())),
+                input_digest,
+            };
+            self.tell(partition, Message::Start(new, reply));
+            replied
+                .await
+                .unwrap_or(Err(StartError::NotOwned))
+                .map_err(Refusal::from)
         };
-        self.tell(partition, Message::Start(new, reply));
-        let outcome = replied.await.unwrap_or(Err(StartError::NotOwned));
-        match (outcome, key_digest) {
-            (Ok(run), _) => Ok(Started { run, is_known: false }),
-            (Err(StartError::Taken), Some(key)) => match self.store.of_key(key).await? {
-                Some((run, digest)) if digest == input_digest => Ok(Started { run, is_known: true }),
-                Some((run, _)) => Err(Refusal::Conflict(run)),
+        let refusal = match begun.await {
+            Ok(run) => return Ok(Started { run, is_known: false }),
+            Err(refusal) => refusal,
+        };
+        // Whatever is wrong with it now: what has begun by this key has begun.
+        let known = match key_digest {
+            Some(key) => self.store.of_key(key).await.ok().flatten(),
+            None => None,
+        };
+        match known {
+            Some((run, digest)) if digest == input_digest => Ok(Started { run, is_known: true }),
+            Some((run, _)) => Err(Refusal::Conflict(run)),
+            None => Err(match refusal {
                 // It was purged a moment ago.
-                None => Err(StartError::NotOwned.into()),
-            },
-            (Err(error), _) => Err(error.into()),
+                Refusal::Start(StartError::Taken) => StartError::NotOwned.into(),
+                other => other,
+            }),
         }
     }
 
@@ -280,6 +290,9 @@ impl<S: Store> Engine<S> {
             return Ok(None);
         };
         let damaged = |what: String| Error::Damaged(format!("run {run}: {what}"));
+        if self.definitions.get(stored.revision).is_none() {
+            self.refresh().await?;
+        }
         let compiled = self.definitions.get(stored.revision);
         let compiled =
             compiled.ok_or_else(|| damaged(format!("there is no revision {}", stored.revision.0)))?;
@@ -296,25 +309,33 @@ impl<S: Store> Engine<S> {
         }))
     }
 
-    /// Takes in the revisions that are stored, also those that another replica was handed over. One that is of no use is left out: its
-    /// runs stay where they are.
+    /// Takes in the revisions that are stored, and which of them are current: when the process begins. One that is of no use is left
+    /// out: its runs stay where they are.
+    ///
+    /// # Errors
+    /// The store cannot be asked.
+    pub async fn restore(&self) -> Result<(), Error> {
+        for (id, revision) in self.store.revisions().await? {
+            report(self.definitions.put(id, &revision), &revision);
+        }
+        Ok(())
+    }
+
+    /// Takes in revisions that another replica was handed over. Which are current this one is told itself.
     ///
     /// # Errors
     /// The store cannot be asked.
     pub async fn refresh(&self) -> Result<(), Error> {
         for (id, revision) in self.store.revisions().await? {
-            if let Err(error) = self.definitions.put(id, &revision) {
-                let error: &dyn std::error::Error = &error;
-                let Revision {
-                    namespace,
-                    saga,
-                    revision,
-                    ..
-                } = revision;
-                tracing::error!(namespace, saga, revision, error, "a stored revision is of no use");
-            }
+            report(self.definitions.add(id, &revision), &revision);
         }
         Ok(())
+    }
+
+    /// Whether this replica does what one has to do for all: it owns the first partition.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.owned.0.lock().contains_key(&Partition(0))
     }
 
     /// How many partitions this replica owns.
@@ -336,7 +357,7 @@ impl<S: Store> Engine<S> {
     /// The store cannot be asked.
     pub async fn purge(&self) -> Result<u64, Error> {
         let mut purged = 0;
-        while self.owned.0.lock().contains_key(&Partition(0)) {
+        while self.is_first() {
             let batch = self.store.purge(now(), PURGED_AT_ONCE).await?;
             purged += batch;
             if batch < u64::from(PURGED_AT_ONCE) {
@@ -387,28 +408,13 @@ impl<S: Store> Engine<S> {
 impl<S: Store> Membership<S> {
     /// Keeps this replica's part until `stop` is done; then gives it up.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let mut stop = std::pin::pin!(stop);
-        let mut seen = Instant::now();
-        loop {
-            let asked = Instant::now();
-            match self.beat().await {
-                Ok(()) => seen = asked,
-                Err(error) => {
-                    warn(&error, "failed to keep partitions");
-                    if seen.elapsed() >= LEASE {
-                        // Others may have claimed them by now.
-                        let all: Vec<_> = self.engine.owned.0.lock().keys().copied().collect();
-                        self.engine.disown(&all).await;
-                    }
-                }
-            }
-            tokio::select! {
-                () = time::sleep(BEAT) => {}
-                () = &mut stop => break,
-            }
+        // Beside each other: whoever takes much over says all the while that it is there.
+        let work = async { tokio::join!(self.beat(), self.balance()) };
+        tokio::select! {
+            _ = work => {}
+            () = stop => {}
         }
-        let all: Vec<_> = self.engine.owned.0.lock().keys().copied().collect();
-        self.engine.disown(&all).await;
+        self.engine.disown(&self.owned()).await;
         if let Err(error) = self.engine.store.leave(self.replica.id).await {
             warn(
                 &error,
@@ -417,11 +423,56 @@ impl<S: Store> Membership<S> {
         }
     }
 
-    async fn beat(&self) -> Result<(), Error> {
+    fn owned(&self) -> Vec<Partition> {
+        self.engine.owned.0.lock().keys().copied().collect()
+    }
+
+    /// Says that this replica is there, and drops what others have claimed because it was not.
+    async fn beat(&self) {
+        let mut seen = Instant::now();
+        loop {
+            let (asked, owned) = (Instant::now(), self.owned());
+            if seen.elapsed() >= LEASE {
+                // It was stopped, or the store was away: others may have claimed everything.
+                self.engine.disown(&owned).await;
+            }
+            match self.engine.store.beat(&self.replica, LEASE).await {
+                Ok(members) => {
+                    seen = asked;
+                    let is_lost = |partition: &Partition| {
+                        let owner = members.owners.get(usize::from(partition.0)).copied().flatten();
+                        owner != Some(self.replica.id)
+                    };
+                    let lost: Vec<_> = owned.into_iter().filter(is_lost).collect();
+                    self.engine.disown(&lost).await;
+                    self.members.send_replace(members);
+                }
+                Err(error) => warn(&error, "failed to say that this replica is there"),
+            }
+            time::sleep(BEAT).await;
+        }
+    }
+
+    /// Takes and gives up partitions, whenever it is known who is there.
+    async fn balance(&self) {
+        let mut members = self.engine.members.clone();
+        // The sender lives as long as this.
+        while members.changed().await.is_ok() {
+            let members = members.borrow_and_update().clone();
+            if let Err(error) = self.balance_among(&members).await {
+                warn(&error, "failed to take partitions over");
+            }
+        }
+    }
+
+    async fn balance_among(&self, members: &Members) -> Result<(), Error> {
         let engine = &self.engine;
-        let members = engine.store.beat(&self.replica, LEASE).await?;
-        let part = part(&members, self.replica.id);
-        let owned: BTreeSet<Partition> = engine.owned.0.lock().keys().copied().collect();
+        let part = part(members, self.replica.id);
+        let owned: BTreeSet<Partition> = self.owned().into_iter().collect();
+        if owned.len() > part {
+            let surplus: Vec<_> = owned.iter().rev().copied().take(owned.len() - part).collect();
+            return self.give_up(&surplus).await;
+        }
         let there: BTreeSet<u128> = members.replicas.iter().map(|replica| replica.id).collect();
         let is_free = |partition: &Partition| {
             let owner = members.owners.get(usize::from(partition.0)).copied().flatten();
@@ -431,13 +482,12 @@ impl<S: Store> Membership<S> {
             .filter(|partition| !owned.contains(partition) && is_free(partition))
             .take(part.saturating_sub(owned.len()))
             .collect();
-        self.members.send_replace(members);
-        if owned.len() > part {
-            let surplus: Vec<_> = owned.iter().rev().copied().take(owned.len() - part).collect();
-            self.give_up(&surplus).await?;
-        }
-        if !free.is_empty() {
-            let claims = engine.store.claim(self.replica.id, &free).await?;
+        for some in free.chunks(CLAIMED_AT_ONCE) {
+            if engine.room.is_full() {
+                tracing::warn!(runs = engine.room.runs(), "no room to take more partitions over");
+                return Ok(());
+            }
+            let claims = engine.store.claim(self.replica.id, some).await?;
             let partitions: Vec<_> = claims.iter().map(|claim| claim.partition).collect();
             let mut runs = engine.store.live(&partitions).await?;
             if runs
@@ -461,7 +511,10 @@ impl<S: Store> Membership<S> {
                 let (ours, others) = runs.into_iter().partition(|run| is_of(run.run.partition()));
                 runs = others;
                 if let Some(first) = of_shard.first().map(|claim| claim.partition) {
-                    engine.tell(first, Message::Own(of_shard, ours));
+                    let (done, owned) = oneshot::channel();
+                    engine.tell(first, Message::Own(of_shard, ours, done));
+                    // A shard ends only with the process.
+                    let _ = owned.await;
                 }
             }
         }
@@ -482,6 +535,19 @@ impl<S: Store> Membership<S> {
         };
         self.engine.disown(partitions).await;
         self.engine.store.release(self.replica.id, &claims).await
+    }
+}
+
+fn report(taken: Result<(), definitions::Error>, revision: &Revision) {
+    if let Err(error) = taken {
+        let error: &dyn std::error::Error = &error;
+        let Revision {
+            namespace,
+            saga,
+            revision,
+            ..
+        } = revision;
+        tracing::error!(namespace, saga, revision, error, "a stored revision is of no use");
     }
 }
 

@@ -52,8 +52,8 @@ const MOST_AT_ONCE: usize = 1024;
 
 /// What a shard is told.
 pub enum Message {
-    /// Partitions that were claimed, and their runs.
-    Own(Vec<Claim>, Vec<Stored>),
+    /// Partitions that were claimed, and their runs; told when they are looked after.
+    Own(Vec<Claim>, Vec<Stored>, oneshot::Sender<()>),
     /// Partitions that are given up; told when nothing of them is acted on any more.
     Disown(Vec<Partition>, oneshot::Sender<()>),
     /// A run is to begin.
@@ -148,7 +148,8 @@ impl Room {
         self.runs.load(Ordering::Relaxed)
     }
 
-    fn is_full(&self) -> bool {
+    /// Whether there may be no more.
+    pub fn is_full(&self) -> bool {
         self.runs() >= self.most
     }
 }
@@ -218,8 +219,8 @@ impl<S: Store, P: Participants> Shard<S, P> {
             let answer: OptionFuture<_> = under_way.as_mut().map(|under_way| &mut under_way.answer).into();
             tokio::select! {
                 Some(answer) = answer => {
-                    if let Some(UnderWay { partitions, batch, .. }) = under_way.take() {
-                        self.answered(answer, &partitions, batch);
+                    if let Some(UnderWay { claims, batch, .. }) = under_way.take() {
+                        self.answered(answer, &claims, batch);
                     }
                 }
                 taken = told.recv_many(&mut messages, MOST_AT_ONCE) => {
@@ -237,7 +238,11 @@ impl<S: Store, P: Participants> Shard<S, P> {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Own(claims, runs) => self.own(&claims, runs),
+            Message::Own(claims, runs, done) => {
+                self.own(&claims, runs);
+                // Who asked may have gone.
+                let _ = done.send(());
+            }
             Message::Disown(partitions, done) => {
                 self.drop_partitions(&partitions, None);
                 // Who asked may have gone.
@@ -250,7 +255,10 @@ impl<S: Store, P: Participants> Shard<S, P> {
             }
             Message::Intervene(intervention, reply) => self.intervene(intervention, reply),
             Message::Wait(run, reply) => match self.runs.get_mut(&run) {
-                Some(live) => live.waiters.push(reply),
+                Some(live) => {
+                    live.waiters.retain(|waiter| !waiter.is_closed());
+                    live.waiters.push(reply);
+                }
                 None => drop(reply),
             },
         }
@@ -413,6 +421,14 @@ impl<S: Store, P: Participants> Shard<S, P> {
             // Who asked may have gone.
             Some(refused) => drop(reply.send(Err(refused))),
             None => self.batch.intervened.push((run, reply)),
+        }
+    }
+
+    /// Nobody waits for the end of time of a run that is over.
+    fn forget_deadline(&mut self, run: RunId, live: &Live) {
+        if let Some(timeout) = live.compiled.program.definition.timeout {
+            let until = Time(live.state.started_at().0.saturating_add(timeout.0));
+            self.timers.remove(&(until, run, Timer::Deadline));
         }
     }
 

@@ -13,6 +13,7 @@ pub mod server;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use tokio::sync::watch;
@@ -51,14 +52,16 @@ struct Inner {
     sessions: u64,
     /// By saga and revision: what the replica said that spoke last.
     runs: BTreeMap<Key, BTreeMap<String, Runs>>,
+    /// When it did.
+    told: Option<Instant>,
 }
 
 /// What a replica said.
 #[derive(Debug, Default)]
 struct Said {
     session: u64,
-    /// By saga: revision and fault.
-    answers: BTreeMap<Key, (String, String)>,
+    /// By saga: revision and fault, and when it said so.
+    answers: BTreeMap<Key, (String, String, Instant)>,
 }
 
 /// A replica of the engine that is connected. What it said goes with it.
@@ -82,8 +85,7 @@ impl Engine {
     /// What new runs of a saga are to be made of; None: there are to be none.
     pub fn hand_over(&self, saga: &Key, handed: Option<Handed>) {
         let mut inner = self.lock();
-        let known = inner.handed.get(saga);
-        if known == Some(&handed) || known.is_none() && handed.is_none() {
+        if inner.handed.get(saga) == Some(&handed) {
             return;
         }
         inner.handed.insert(saga.clone(), handed);
@@ -98,7 +100,7 @@ impl Engine {
             let said = inner.replicas.get(&pod);
             let answer = said.and_then(|said| said.answers.get(saga));
             Replica {
-                answer: answer.cloned(),
+                answer: answer.map(|(revision, fault, _)| (revision.clone(), fault.clone())),
                 pod,
             }
         };
@@ -110,8 +112,25 @@ impl Engine {
         self.lock().runs.get(saga).cloned().unwrap_or_default()
     }
 
+    /// Whether the engine has said what runs, since this replica leads.
+    pub fn is_told(&self) -> bool {
+        self.lock().told.is_some()
+    }
+
+    /// Whether every replica has said that it starts no runs of a saga any more, and after that what runs.
+    pub fn is_withdrawn<'a>(&self, saga: &Key, pods: impl IntoIterator<Item = &'a str>) -> bool {
+        let inner = self.lock();
+        let Some(told) = inner.told else {
+            return false;
+        };
+        pods.into_iter().all(|pod| {
+            let said = inner.replicas.get(pod).and_then(|said| said.answers.get(saga));
+            said.is_some_and(|(revision, _, at)| revision.is_empty() && *at < told)
+        })
+    }
+
     /// A replica is there.
-    fn connected(self: &Arc<Self>, pod: &str) -> Connected {
+    pub(super) fn connected(self: &Arc<Self>, pod: &str) -> Connected {
         let mut inner = self.lock();
         inner.sessions += 1;
         let session = inner.sessions;
@@ -164,7 +183,7 @@ impl Engine {
 
 impl Connected {
     /// What became of a revision.
-    fn answered(&self, answer: v1::Answer) {
+    pub(super) fn answered(&self, answer: v1::Answer) {
         let saga = Key::new(answer.namespace, answer.saga);
         let fault = answer.fault.chars().take(LONGEST_FAULT).collect();
         let mut inner = self.engine.lock();
@@ -172,14 +191,14 @@ impl Connected {
             && inner.handed.contains_key(&saga)
         {
             let answers = &mut inner.replicas.entry(said).or_default().answers;
-            answers.insert(saga.clone(), (answer.revision, fault));
+            answers.insert(saga.clone(), (answer.revision, fault, Instant::now()));
             drop(inner);
             self.engine.concerned.engine(saga);
         }
     }
 
     /// What runs.
-    fn runs(&self, runs: v1::Runs) {
+    pub(super) fn runs(&self, runs: v1::Runs) {
         let mut all: BTreeMap<Key, BTreeMap<String, Runs>> = BTreeMap::new();
         for of in runs.revisions {
             let saga = Key::new(of.namespace, of.saga);
@@ -194,12 +213,19 @@ impl Connected {
         }
         let mut inner = self.engine.lock();
         let before = std::mem::replace(&mut inner.runs, all);
-        let keys: BTreeSet<&Key> = before.keys().chain(inner.runs.keys()).collect();
-        let changed: Vec<Key> = keys
-            .into_iter()
-            .filter(|key| before.get(*key) != inner.runs.get(*key))
-            .cloned()
+        // Of a saga that is being deleted it is news that this was said after it was withdrawn.
+        let mut changed: BTreeSet<Key> = inner
+            .handed
+            .iter()
+            .filter(|(_, handed)| handed.is_none())
+            .map(|(saga, _)| saga.clone())
             .collect();
+        inner.told = Some(Instant::now());
+        let keys: BTreeSet<&Key> = before.keys().chain(inner.runs.keys()).collect();
+        let differ = keys
+            .into_iter()
+            .filter(|key| before.get(*key) != inner.runs.get(*key));
+        changed.extend(differ.cloned());
         drop(inner);
         for saga in changed {
             self.engine.concerned.engine(saga);

@@ -8,6 +8,8 @@
 //!
 //! A revision is written before the status names it, and is never changed: what is there under its name has its content.
 
+mod deletion;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
@@ -249,6 +251,11 @@ impl Sagas {
         }
     }
 
+    /// Whether there is an engine, ready or not.
+    fn has_engine(&self) -> bool {
+        self.caches.microservices.get(&self.engine_key).is_some()
+    }
+
     /// What the engine says of a saga.
     fn engine_of(&self, key: &Key) -> saga::Engine {
         let pods = self.caches.pods.of_microservice(&self.engine_key);
@@ -336,7 +343,17 @@ impl Sagas {
     async fn prune(&self, saga: &Saga, revisions: Vec<Revision>, current: &str) -> bool {
         let mut all_gone = true;
         let namespace = saga.namespace().unwrap_or_default();
+        let key = Key::of(saga);
+        let engine = self.engine_of(&key);
+        if self.has_engine() && !self.engine.is_told() {
+            // What runs is not known yet.
+            return false;
+        }
         for revision in saga::excess(revisions, Some(current)) {
+            // The engine's sidecars know by it what its runs call.
+            if engine.is_in_flight(&revision.name) {
+                continue;
+            }
             let Some(live) = self
                 .caches
                 .config_maps
@@ -387,9 +404,9 @@ impl Visit for Sagas {
         };
         if saga.metadata.deletion_timestamp.is_some() {
             // Its revisions go with it: it owns them.
-            self.forget(key);
-            return Done::Gone;
+            return self.let_go(key, saga).await;
         }
+        self.hold(key, saga).await;
         let compiled = self.compile(key, saga);
         let mut revisions = self.revisions(key, saga);
         let mut done = Done::Visit(VISIT);

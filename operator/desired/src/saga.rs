@@ -19,10 +19,10 @@ use trellis_saga_core::{Program, canonical};
 
 pub use self::{
     definition::definition,
-    engine::{Engine, Replica, Runs},
+    engine::{Engine, Replica, Runs, waits_for},
     participants::participants_of,
     revision::{KEPT, config_map, excess, labels, of_config_map},
-    status::{Made, Seen, status},
+    status::{Made, Seen, deleting, status},
 };
 
 /// Most problems that a status shows.

@@ -94,20 +94,29 @@ impl Reviewers {
 }
 
 impl Access {
-    /// Who calls, if they may.
+    /// Who calls. Nothing is looked up for somebody who is not known.
+    ///
+    /// # Errors
+    /// That could not be found out.
+    pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Error> {
+        let reviewers = self.0.get_or_try_init(Reviewers::find).await?;
+        let metadata = MetadataMap::from_headers(headers.clone());
+        Ok(reviewers.authenticator.caller(&metadata).await?)
+    }
+
+    /// The name of a caller, if they may.
     ///
     /// # Errors
     /// They may not, or that could not be found out.
-    pub async fn allow(&self, headers: &HeaderMap, wish: Wish, namespace: &str) -> Result<String, Error> {
+    pub async fn allow(&self, caller: &Caller, wish: Wish, namespace: &str) -> Result<String, Error> {
         let reviewers = self.0.get_or_try_init(Reviewers::find).await?;
-        let metadata = MetadataMap::from_headers(headers.clone());
         let Caller {
             namespace: own,
             account,
             ..
-        } = reviewers.authenticator.caller(&metadata).await?;
+        } = caller;
         let who = format!("system:serviceaccount:{own}:{account}");
-        if own == namespace && wish != Wish::Intervene {
+        if *own == namespace && wish != Wish::Intervene {
             return Ok(who);
         }
         let review = SubjectAccessReview {

@@ -27,8 +27,8 @@ use crate::access::{Access, Wish};
 use crate::error::Error;
 use crate::shown;
 
-/// Longest wait for a run's end.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Longest wait for a run's end: less than a request may take.
+const LONGEST_WAIT: Duration = Duration::from_secs(8);
 /// Between looks at a run that another replica looks after.
 const LOOK: Duration = Duration::from_millis(200);
 /// Longest wait for another replica.
@@ -127,7 +127,8 @@ pub async fn start(
     headers: HeaderMap,
     Json(body): Json<Start>,
 ) -> Result<Response, Error> {
-    context.access.allow(&headers, Wish::Start, &namespace).await?;
+    let caller = context.access.caller(&headers).await?;
+    context.access.allow(&caller, Wish::Start, &namespace).await?;
     let request = engine::Request {
         namespace,
         saga,
@@ -162,10 +163,11 @@ pub async fn get(
     let changed: Option<u64> = params.take("changed");
     params.finish().map_err(Error::Invalid)?;
     let run: RunId = run.parse()?;
+    let caller = context.access.caller(&headers).await?;
     let view = context.view(run).await?;
     context
         .access
-        .allow(&headers, Wish::Look, view.compiled.namespace())
+        .allow(&caller, Wish::Look, view.compiled.namespace())
         .await?;
     let view = match (wait.map(Duration::from_secs), changed) {
         (Some(most), Some(records)) => context.changed(run, records, most).await?,
@@ -199,7 +201,8 @@ pub async fn list(
     }
     params.finish().map_err(Error::Invalid)?;
     let namespace = namespace.unwrap_or_default();
-    context.access.allow(&headers, Wish::List, &namespace).await?;
+    let caller = context.access.caller(&headers).await?;
+    context.access.allow(&caller, Wish::List, &namespace).await?;
     let runs = context.engine.store().list(&filter).await?;
     let last = runs.last().filter(|_| runs.len() as u64 == u64::from(limit));
     Ok(axum::Json(Page {
@@ -216,10 +219,11 @@ pub async fn intervene(
     Json(body): Json<Intervention>,
 ) -> Result<Response, Error> {
     let id: RunId = run.parse()?;
+    let caller = context.access.caller(&headers).await?;
     let view = context.view(id).await?;
     let who = context
         .access
-        .allow(&headers, Wish::Intervene, view.compiled.namespace())
+        .allow(&caller, Wish::Intervene, view.compiled.namespace())
         .await?;
     match context.engine.whereabouts(id) {
         Whereabouts::Here => {}
@@ -270,7 +274,7 @@ fn wanted(view: &View, verb: &str, body: &Intervention) -> Result<Verb, Error> {
                 step,
                 item: body.index,
                 op,
-                incarnation: 0,
+                incarnation: view.state.incarnation(step as usize),
             });
             if op == Op::Action {
                 view.compiled

@@ -30,5 +30,11 @@ use trellis_chassis::server;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // A task that panics would leave its runs to nobody: another replica goes on with them.
+    let shown = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        shown(panic);
+        std::process::abort();
+    }));
     server::main("saga", config::read, routes::build).await
 }

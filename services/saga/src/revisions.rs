@@ -112,7 +112,14 @@ impl Revisions {
                     Some(response) => self.take(response.message).await?,
                     None => return Ok(()),
                 },
-                _ = report.tick() => Some(subscribe_request::Message::Runs(self.runs().await?)),
+                // One replica counts for all.
+                _ = report.tick(), if self.engine.is_first() => match self.runs().await {
+                    Ok(runs) => Some(subscribe_request::Message::Runs(runs)),
+                    Err(error) => {
+                        warn(&error, address);
+                        None
+                    }
+                },
             };
             if let Some(message) = message
                 && outbound.send(request(message)).await.is_err()

@@ -85,7 +85,7 @@ async fn begin(
     while database.pool().is_err() {
         time::sleep(LOOK).await;
     }
-    while let Err(error) = engine.refresh().await {
+    while let Err(error) = engine.restore().await {
         handlers::warn(&error, "failed to read the stored revisions; trying again");
         time::sleep(LOOK).await;
     }

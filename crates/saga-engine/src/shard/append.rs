@@ -31,7 +31,8 @@ pub(super) struct Batch {
 /// An append that is under way.
 pub(super) struct UnderWay {
     pub(super) answer: BoxFuture<'static, Result<Appended, Error>>,
-    pub(super) partitions: Vec<Partition>,
+    /// By what right.
+    pub(super) claims: Vec<Claim>,
     pub(super) batch: Batch,
 }
 
@@ -51,8 +52,9 @@ impl<S: Store, P: Participants> Shard<S, P> {
             let epoch = *self.epochs.get(&partition)?;
             Some(Claim { partition, epoch })
         });
+        let claims: Vec<Claim> = claims.collect();
         let append = Append {
-            claims: claims.collect(),
+            claims: claims.clone(),
             starts: std::mem::take(&mut batch.starts),
             records: std::mem::take(&mut batch.records),
             changes: std::mem::take(&mut batch.changes).into_iter().collect(),
@@ -66,17 +68,19 @@ impl<S: Store, P: Participants> Shard<S, P> {
         };
         Some(UnderWay {
             answer: answer.boxed(),
-            partitions: partitions.into_iter().collect(),
+            claims,
             batch,
         })
     }
 
-    pub(super) fn answered(
-        &mut self,
-        answer: Result<Appended, Error>,
-        partitions: &[Partition],
-        batch: Batch,
-    ) {
+    pub(super) fn answered(&mut self, answer: Result<Appended, Error>, claims: &[Claim], batch: Batch) {
+        // What was given up and claimed anew meanwhile was read after this was stored, or was not.
+        let is_current = |claim: &&Claim| self.epochs.get(&claim.partition) == Some(&claim.epoch);
+        let current: Vec<Partition> = claims
+            .iter()
+            .filter(is_current)
+            .map(|claim| claim.partition)
+            .collect();
         let Appended { lost, taken } = match answer {
             Ok(appended) => appended,
             Err(error) => {
@@ -90,16 +94,21 @@ impl<S: Store, P: Participants> Shard<S, P> {
                 for (_, reply) in batch.intervened {
                     let _ = reply.send(Err(VerbError::Unknown(Arc::clone(&error))));
                 }
-                self.drop_partitions(partitions, Some(&error));
+                self.drop_partitions(&current, Some(&error));
                 return;
             }
         };
         if !lost.is_empty() {
             tracing::warn!(partitions = lost.len(), "another replica has claimed partitions");
+            let lost: Vec<_> = lost
+                .iter()
+                .copied()
+                .filter(|lost| current.contains(lost))
+                .collect();
             self.drop_partitions(&lost, None);
         }
         for run in &taken {
-            self.runs.remove(run);
+            self.drop_run(*run);
         }
         for (run, reply) in batch.started {
             let outcome = if taken.contains(&run) {
@@ -119,10 +128,22 @@ impl<S: Store, P: Participants> Shard<S, P> {
             let _ = reply.send(if is_lost { Err(VerbError::NotHere) } else { Ok(()) });
         }
         for (run, effect) in batch.effects {
-            if !lost.contains(&run.partition()) {
+            if !lost.contains(&run.partition()) && current.contains(&run.partition()) {
                 self.perform(run, effect);
             }
         }
+    }
+
+    /// Forgets a run that never began.
+    fn drop_run(&mut self, dropped: RunId) {
+        if let Some(live) = self.runs.remove(&dropped) {
+            self.forget_deadline(dropped, &live);
+        }
+        self.decided.retain(|(run, _)| *run != dropped);
+        let batch = &mut self.batch;
+        batch.records.retain(|record| record.run != dropped);
+        batch.changes.remove(&dropped);
+        batch.effects.retain(|(run, _)| *run != dropped);
     }
 
     /// Forgets everything of some partitions: from now on they are somebody else's, or have to be claimed anew.

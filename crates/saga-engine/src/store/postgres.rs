@@ -36,9 +36,13 @@ pub fn migrations() -> Migrator {
 /// The store in PostgreSQL.
 pub struct Postgres {
     writers: Vec<Link>,
+    /// For claims and signs of life: nobody else's questions hold them up.
+    members: Link,
+    /// For the runs of partitions that are taken over.
+    loads: Link,
     /// For what is short.
     reader: Link,
-    /// For what may be long: lists, loads, purges.
+    /// For what may be long: lists, counts, purges.
     slow: Link,
 }
 
@@ -49,6 +53,8 @@ impl Postgres {
         let link = || Link::new(Arc::clone(options));
         Self {
             writers: std::iter::repeat_with(link).take(WRITERS).collect(),
+            members: link(),
+            loads: link(),
             reader: link(),
             slow: link(),
         }
@@ -59,9 +65,9 @@ impl Store for Postgres {
     async fn beat(&self, replica: &Replica, lease: Duration) -> Result<Members, Error> {
         let lease = lease.as_secs_f64();
         let id = Uuid::from_u128(replica.id);
-        let connected = self.reader.get().await?;
+        let connected = self.members.get().await?;
         let (replicas, owners) = self
-            .reader
+            .members
             .answer(&connected, async {
                 let (client, sql) = (&connected.client, &connected.sql);
                 client
@@ -88,8 +94,8 @@ impl Store for Postgres {
 
     async fn leave(&self, replica: u128) -> Result<(), Error> {
         let id = Uuid::from_u128(replica);
-        let connected = self.reader.get().await?;
-        self.reader
+        let connected = self.members.get().await?;
+        self.members
             .answer(&connected, async {
                 connected
                     .client
@@ -104,9 +110,9 @@ impl Store for Postgres {
     async fn claim(&self, replica: u128, partitions: &[Partition]) -> Result<Vec<Claim>, Error> {
         let partitions = numbers(partitions);
         let id = Uuid::from_u128(replica);
-        let connected = self.reader.get().await?;
+        let connected = self.members.get().await?;
         let rows = self
-            .reader
+            .members
             .answer(
                 &connected,
                 connected.client.query(&connected.sql.claim, &[&id, &partitions]),
@@ -125,8 +131,8 @@ impl Store for Postgres {
     async fn release(&self, replica: u128, claims: &[Claim]) -> Result<(), Error> {
         let id = Uuid::from_u128(replica);
         let (partitions, epochs) = split(claims);
-        let connected = self.reader.get().await?;
-        self.reader
+        let connected = self.members.get().await?;
+        self.members
             .answer(
                 &connected,
                 connected
@@ -149,7 +155,7 @@ impl Store for Postgres {
                 &connected,
                 connected
                     .client
-                    .query_one(&connected.sql.append, &columns.parameters()),
+                    .query_one(connected.sql.append(&columns), &columns.parameters()),
             )
             .await?;
         let held: Vec<i16> = row.get(0);
@@ -171,7 +177,7 @@ impl Store for Postgres {
 
     async fn live(&self, partitions: &[Partition]) -> Result<Vec<Stored>, Error> {
         let partitions = numbers(partitions);
-        let connected = self.slow.get().await?;
+        let connected = self.loads.get().await?;
         let rows = self
             .slow
             .answer(

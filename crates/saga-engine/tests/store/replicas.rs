@@ -39,7 +39,7 @@ impl Process {
         let definitions = Arc::new(Definitions::default());
         let nobody: Arc<dyn Observe> = Arc::new(Nobody);
         let (engine, membership) = Engine::new(store, shop, definitions, replica, MOST_RUNS, &nobody);
-        engine.refresh().await.unwrap();
+        engine.restore().await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let membership = tokio::spawn(membership.run(async {
             let _ = stopped.await;

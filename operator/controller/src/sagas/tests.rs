@@ -8,7 +8,9 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{leader::Authority, metrics::Metrics, rate_limits};
+use trellis_saga_api::v1;
+
+use crate::{engine::Connected, leader::Authority, metrics::Metrics, rate_limits};
 
 /// The saga and the ConfigMaps, and every write.
 #[derive(Default)]
@@ -19,6 +21,7 @@ struct Stored {
     refuses: bool,
     /// Whether nothing can be deleted.
     keeps: bool,
+    namespace_ends: bool,
     writes: Vec<String>,
 }
 
@@ -43,6 +46,31 @@ impl Stored {
             self.saga["metadata"]["resourceVersion"] = version;
             return (200, self.saga.clone());
         }
+        if path.ends_with("/sagas/place-order") {
+            let metadata = &mut self.saga["metadata"];
+            for change in body.as_array().unwrap() {
+                match (change["op"].as_str().unwrap(), change["path"].as_str().unwrap()) {
+                    ("add", "/metadata/finalizers") => metadata["finalizers"] = change["value"].clone(),
+                    ("remove", "/metadata/finalizers/0") => metadata["finalizers"] = json!([]),
+                    ("test", "/metadata/resourceVersion") => {
+                        assert_eq!(change["value"], metadata["resourceVersion"])
+                    }
+                    ("test", "/metadata/finalizers/0") => {
+                        assert_eq!(change["value"], metadata["finalizers"][0])
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            metadata["resourceVersion"] = version;
+            return (200, self.saga.clone());
+        }
+        if path == "/api/v1/namespaces/shop" {
+            let ends = self.namespace_ends.then_some("2026-01-01T00:00:00Z");
+            return (
+                200,
+                json!({"metadata": {"name": "shop", "deletionTimestamp": ends}}),
+            );
+        }
         let name = path.rsplit('/').next().unwrap().to_owned();
         match *method {
             Method::POST => {
@@ -53,7 +81,7 @@ impl Stored {
                 let mut made = body.clone();
                 made["metadata"]["uid"] = format!("uid-{version}").into();
                 made["metadata"]["creationTimestamp"] =
-                    format!("2026-01-01T00:{:02}:00Z", self.version % 60).into();
+                    format!("2026-01-01T{:02}:{:02}:00Z", self.version / 60, self.version % 60).into();
                 made["metadata"]["resourceVersion"] = version;
                 self.config_maps.insert(name, made.clone());
                 (201, made)
@@ -152,11 +180,50 @@ impl Stage {
         stored.version += 10;
         let mut edited = saga(generation, path);
         edited["status"] = stored.saga["status"].take();
+        edited["metadata"]["finalizers"] = stored.saga["metadata"]["finalizers"].take();
         edited["metadata"]["resourceVersion"] = stored.version.to_string().into();
         stored.saga = edited.clone();
         drop(stored);
         let edited = serde_json::from_value(edited).unwrap();
         self.task.caches.sagas.written(edited);
+    }
+
+    /// A replica of the engine that is ready.
+    fn engine(&self) -> Connected {
+        let pod = json!({
+            "metadata": {"namespace": "trellis-system", "name": "engine-1", "uid": "e", "resourceVersion": "5",
+                "labels": {"trellis.dev/microservice": "trellis-saga"}},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        });
+        self.task
+            .caches
+            .pods
+            .written(serde_json::from_value(pod).unwrap());
+        let installed = json!({
+            "apiVersion": "trellis.dev/v1alpha1", "kind": "Microservice",
+            "metadata": {"namespace": "trellis-system", "name": "trellis-saga", "uid": "m", "generation": 1, "resourceVersion": "6"},
+            "spec": {"image": "trellis-saga"},
+        });
+        let installed = serde_json::from_value(installed).unwrap();
+        self.task.caches.microservices.written(installed);
+        self.task.engine.connected("engine-1")
+    }
+
+    /// Somebody deletes the saga: it stays for its finalizers.
+    fn delete(&self, annotations: &Value) {
+        let mut stored = self.server.lock().unwrap();
+        stored.version += 10;
+        let version = stored.version.to_string();
+        stored.saga["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        stored.saga["metadata"]["annotations"] = annotations.clone();
+        stored.saga["metadata"]["resourceVersion"] = version.into();
+        let deleted = serde_json::from_value(stored.saga.clone()).unwrap();
+        drop(stored);
+        self.task.caches.sagas.written(deleted);
+    }
+
+    fn finalizers(&self) -> Value {
+        self.server.lock().unwrap().saga["metadata"]["finalizers"].clone()
     }
 
     async fn visit(&self) -> Done {
@@ -382,6 +449,139 @@ async fn a_microservice_that_comes_or_changes_its_ports_changes_what_is_said_of_
         while stage.changes.try_recv().is_ok() {}
         assert_eq!(stage.condition("ParticipantsResolved"), expected);
     }
+}
+
+/// What the engine says of a saga.
+fn said(connected: &Connected, revision: &str, running: u64) {
+    let (namespace, saga) = ("shop".to_owned(), "place-order".to_owned());
+    let of = v1::RunsOfRevision {
+        namespace,
+        saga,
+        revision: revision.to_owned(),
+        running,
+        ..v1::RunsOfRevision::default()
+    };
+    connected.runs(v1::Runs { revisions: vec![of] });
+}
+
+fn answered(connected: &Connected, revision: &str, fault: &str) {
+    connected.answered(v1::Answer {
+        namespace: "shop".to_owned(),
+        saga: "place-order".to_owned(),
+        revision: revision.to_owned(),
+        fault: fault.to_owned(),
+    });
+}
+
+#[tokio::test]
+async fn a_saga_is_programmed_when_every_replica_of_the_engine_says_so() {
+    let stage = Stage::new(Authority::held());
+    stage.task.caches.microservices.written(microservice("9", "http"));
+    let connected = stage.engine();
+    stage.visit().await;
+    assert_eq!(stage.condition("Programmed"), "False Pending");
+    let revision = stage.revisions().remove(0);
+    answered(&connected, &revision, "no");
+    stage.visit().await;
+    assert_eq!(stage.condition("Programmed"), "False EngineRefused");
+    answered(&connected, &revision, "");
+    said(&connected, &revision, 3);
+    stage.visit().await;
+    assert_eq!(
+        (stage.condition("Programmed"), stage.condition("Ready")),
+        ("True Programmed".to_owned(), "True Programmed".to_owned())
+    );
+    assert_eq!(stage.status()["runs"]["running"], 3);
+    assert_eq!(stage.status()["revisions"][0]["inFlight"], 3);
+    // What it said goes with it.
+    drop(connected);
+    stage.visit().await;
+    assert_eq!(stage.condition("Programmed"), "False Pending");
+}
+
+#[tokio::test]
+async fn the_deletion_of_a_saga_waits_for_its_runs() {
+    let stage = Stage::new(Authority::held());
+    let connected = stage.engine();
+    stage.visit().await;
+    assert_eq!(stage.finalizers(), json!(["trellis.dev/saga-runs"]));
+    let revision = stage.revisions().remove(0);
+    answered(&connected, &revision, "");
+    said(&connected, &revision, 2);
+    stage.delete(&json!({}));
+    assert!(matches!(stage.visit().await, Done::Visit(_)));
+    assert_eq!(stage.condition("Ready"), "False Deleting");
+    let message = stage.status().to_string();
+    assert!(
+        message.contains("waits for 2 runs") && message.contains("abandon-runs=true"),
+        "{message}"
+    );
+    // None is in flight, but one may have been started just before.
+    said(&connected, &revision, 0);
+    assert!(matches!(stage.visit().await, Done::Visit(_)));
+    answered(&connected, "", "");
+    assert!(
+        matches!(stage.visit().await, Done::Visit(_)),
+        "it has not said since what runs"
+    );
+    said(&connected, &revision, 0);
+    assert_eq!(stage.visit().await, Done::Gone);
+    assert_eq!(stage.finalizers(), json!([]));
+}
+
+#[tokio::test]
+async fn the_deletion_of_a_saga_waits_for_nobody_who_is_not_there_or_given_up() {
+    for what in ["no engine", "abandoned", "the namespace ends"] {
+        let stage = Stage::new(Authority::held());
+        let connected = stage.engine();
+        stage.visit().await;
+        said(&connected, &stage.revisions().remove(0), 2);
+        match what {
+            "no engine" => {
+                let engine = stage
+                    .task
+                    .caches
+                    .microservices
+                    .get(&stage.task.engine_key)
+                    .unwrap();
+                stage.task.caches.microservices.deleted(&engine);
+                stage.delete(&json!({}));
+            }
+            "abandoned" => stage.delete(&json!({"trellis.dev/abandon-runs": "true"})),
+            _ => {
+                stage.server.lock().unwrap().namespace_ends = true;
+                stage.delete(&json!({}));
+            }
+        }
+        assert_eq!(stage.visit().await, Done::Gone, "{what}");
+        assert_eq!(stage.finalizers(), json!([]), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_revision_of_which_runs_are_in_flight_is_kept() {
+    let stage = Stage::new(Authority::held());
+    let connected = stage.engine();
+    stage.visit().await;
+    let first = stage.revisions().remove(0);
+    said(&connected, &first, 1);
+    for generation in 2..=13 {
+        stage.edit(generation, &format!("/{generation}"));
+        stage.visit().await;
+    }
+    let kept = stage.server.lock().unwrap().config_maps.len();
+    assert_eq!(kept, saga::KEPT + 1);
+    assert!(
+        stage
+            .server
+            .lock()
+            .unwrap()
+            .config_maps
+            .contains_key(&format!("place-order-saga-{first}"))
+    );
+    said(&connected, &first, 0);
+    stage.visit().await;
+    assert_eq!(stage.server.lock().unwrap().config_maps.len(), saga::KEPT);
 }
 
 #[tokio::test]

@@ -2,10 +2,32 @@
 
 use std::collections::BTreeMap;
 
-use trellis_api::condition::SagaReason;
+use trellis_api::{Saga, condition::SagaReason, names};
 
 /// Most runs that a message names.
 const SHOWN: usize = 3;
+
+/// What the deletion of a saga waits for; None: nothing. `is_withdrawn`: the engine starts no new runs, and has said since what runs.
+#[must_use]
+pub fn waits_for(saga: &Saga, engine: &Engine, is_withdrawn: bool) -> Option<String> {
+    let in_flight: u64 = engine.runs.values().map(|runs| runs.running + runs.stuck).sum();
+    if in_flight == 0 {
+        return (!is_withdrawn).then(|| {
+            "the saga is being deleted: the engine has to say that it starts no more runs".to_owned()
+        });
+    }
+    let (name, namespace) = (
+        saga.metadata.name.as_deref().unwrap_or_default(),
+        saga.metadata.namespace.as_deref().unwrap_or_default(),
+    );
+    let runs = if in_flight == 1 { "run" } else { "runs" };
+    Some(format!(
+        "the saga is being deleted, and waits for {in_flight} {runs}: see trellis saga list -n {namespace} --saga {name}; have them taken back with \
+         trellis saga cancel -n {namespace} --saga {name}; or give them up, then they can call nobody any more, with \
+         kubectl annotate saga {name} -n {namespace} {}=true",
+        names::ANNOTATION_ABANDON_RUNS
+    ))
+}
 
 /// What is known of the engine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -83,6 +105,14 @@ impl Engine {
                 (false, SagaReason::Pending, message)
             }
         }
+    }
+
+    /// Whether a revision has runs that have not ended.
+    #[must_use]
+    pub fn is_in_flight(&self, revision: &str) -> bool {
+        self.runs
+            .get(revision)
+            .is_some_and(|runs| runs.running + runs.stuck > 0)
     }
 
     /// What is to be said of runs that are stuck; None: none is.

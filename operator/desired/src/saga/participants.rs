@@ -12,6 +12,9 @@ use trellis_saga_core::{Definition, definition::HttpCall};
 
 use crate::microservice::ports;
 
+/// Most that a revision calls: an action and a compensation for each of the most steps.
+const MOST_PARTICIPANTS: usize = 512;
+
 /// What is not there, and the fix, each once. `microservices` are those of the saga's namespace.
 pub(super) fn missing(definition: &Definition, microservices: &[Arc<Microservice>]) -> BTreeSet<String> {
     calls(definition)
@@ -40,10 +43,16 @@ pub(super) fn written(definition: &Definition) -> String {
 #[must_use]
 pub fn participants_of(config_map: &ConfigMap) -> Vec<Dependency> {
     let metadata = &config_map.metadata;
-    let is_revision = metadata
-        .labels
-        .as_ref()
-        .is_some_and(|labels| labels.contains_key(names::LABEL_SAGA));
+    let is_owned = metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .any(|owner| owner.kind == "Saga" && owner.controller == Some(true));
+    let is_revision = is_owned
+        && metadata
+            .labels
+            .as_ref()
+            .is_some_and(|labels| labels.contains_key(names::LABEL_SAGA));
     let annotations = metadata.annotations.as_ref().filter(|_| is_revision);
     let written = annotations.and_then(|annotations| annotations.get(names::ANNOTATION_PARTICIPANTS));
     let entry = |text: &str| {
@@ -59,7 +68,11 @@ pub fn participants_of(config_map: &ConfigMap) -> Vec<Dependency> {
         }
     };
     let written = written.into_iter().flat_map(|written| written.split(','));
-    written.filter(|text| !text.is_empty()).map(entry).collect()
+    written
+        .filter(|text| !text.is_empty())
+        .take(MOST_PARTICIPANTS)
+        .map(entry)
+        .collect()
 }
 
 fn fault(call: &HttpCall, microservices: &[Arc<Microservice>]) -> Option<String> {

@@ -163,6 +163,31 @@ pub fn status(
     }
 }
 
+/// The status of a saga that is being deleted, and waits.
+#[must_use]
+pub fn deleting(saga: &Saga, message: &str, now: Timestamp) -> SagaStatus {
+    let mut status = saga.status.clone().unwrap_or_default();
+    let mut conditions = Conditions {
+        saga,
+        previous: &status.conditions,
+        now,
+        all: Vec::new(),
+    };
+    conditions.set(
+        SagaConditionType::Ready,
+        condition::status::FALSE,
+        SagaReason::Deleting,
+        message,
+    );
+    let ready = conditions.all;
+    status
+        .conditions
+        .retain(|condition| condition.type_ != SagaConditionType::Ready.as_ref());
+    status.conditions.extend(ready);
+    status.observed_generation = saga.metadata.generation;
+    status
+}
+
 /// There are fewer runs than that.
 fn number(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)

@@ -71,6 +71,9 @@ impl Connected {
                 tracing::warn!(error, "a connection to the store broke");
             }
         });
+        // What nobody waits for any more does not go on.
+        let limit = format!("SET statement_timeout = {}", ANSWER.as_millis());
+        client.batch_execute(&limit).await?;
         let sql = Statements::prepare(&client).await?;
         Ok(Self { client, sql, task })
     }

@@ -39,38 +39,77 @@ const RELEASE: &str = "
 
 const RELEASE_ALL: &str = "UPDATE saga_partition SET owner = NULL WHERE owner = $1";
 
-const APPEND: &str = "
-    WITH held AS MATERIALIZED (
-        SELECT p.id, p.epoch FROM saga_partition AS p
-        JOIN unnest($1::int2[], $2::int8[]) AS c (id, epoch) ON p.id = c.id AND p.epoch = c.epoch
-        FOR SHARE OF p
-    ), begun AS (
-        INSERT INTO saga_run
-            (id, partition, definition, key, key_digest, input_digest, started_at, status, ended_at, purge_at)
-        SELECT s.id, s.partition, s.definition, s.key, s.key_digest, s.input_digest, s.started_at,
-            s.status, s.ended_at, s.purge_at
-        FROM unnest(
-            $3::uuid[], $4::int2[], $5::int4[], $6::text[], $7::uuid[], $8::uuid[], $9::int8[],
-            $10::int2[], $11::int8[], $12::int8[]
-        ) AS s (id, partition, definition, key, key_digest, input_digest, started_at, status, ended_at, purge_at)
-        JOIN held ON held.id = s.partition
-        ON CONFLICT (key_digest) DO NOTHING
-        RETURNING id
-    ), written AS (
-        INSERT INTO saga_record (run, sequence, epoch, record)
-        SELECT r.run, r.sequence, held.epoch, r.record
-        FROM unnest($13::uuid[], $14::int2[], $15::int4[], $16::bool[], $17::bytea[])
-            AS r (run, partition, sequence, is_of_start, record)
-        JOIN held ON held.id = r.partition
-        WHERE NOT r.is_of_start OR r.run IN (SELECT id FROM begun)
-    ), changed AS (
-        UPDATE saga_run SET status = c.status, ended_at = c.ended_at, purge_at = c.purge_at
-        FROM unnest($18::uuid[], $19::int2[], $20::int2[], $21::int8[], $22::int8[])
-            AS c (run, partition, status, ended_at, purge_at)
-        JOIN held ON held.id = c.partition
-        WHERE saga_run.id = c.run
-    )
-    SELECT ARRAY(SELECT id FROM held), ARRAY(SELECT id FROM begun)";
+/// Types of the columns of an append: claims and records, then runs that begin, then runs whose status has changed.
+const CLAIMS_AND_RECORDS: [&str; 7] = ["int2", "int8", "uuid", "int2", "int4", "bool", "bytea"];
+const STARTS: [&str; 10] = [
+    "uuid", "int2", "int4", "text", "uuid", "uuid", "int8", "int2", "int8", "int8",
+];
+const CHANGES: [&str; 5] = ["uuid", "int2", "int2", "int8", "int8"];
+
+/// The statement of an append. What it has none of is not in it: an empty part would take as long to begin as one row.
+fn append(has_starts: bool, has_changes: bool) -> String {
+    let mut given = 0;
+    let mut arrays = |types: &[&str]| {
+        let arrays: Vec<String> = types
+            .iter()
+            .map(|r#type| {
+                given += 1;
+                format!("${given}::{type}[]")
+            })
+            .collect();
+        arrays.join(", ")
+    };
+    let (claims, records) = (arrays(&CLAIMS_AND_RECORDS[..2]), arrays(&CLAIMS_AND_RECORDS[2..]));
+    let mut text = format!(
+        "WITH held AS MATERIALIZED (
+            SELECT p.id, p.epoch FROM saga_partition AS p
+            JOIN unnest({claims}) AS c (id, epoch) ON p.id = c.id AND p.epoch = c.epoch
+            FOR SHARE OF p
+        )"
+    );
+    let (mut begun, mut is_there) = ("'{}'::uuid[]", "");
+    if has_starts {
+        begun = "ARRAY(SELECT id FROM begun)";
+        is_there = "WHERE NOT r.is_of_start OR r.run IN (SELECT id FROM begun)";
+        let starts = arrays(&STARTS);
+        text += &format!(
+            ", begun AS (
+            INSERT INTO saga_run
+                (id, partition, definition, key, key_digest, input_digest, started_at, status, ended_at, purge_at)
+            SELECT s.id, s.partition, s.definition, s.key, s.key_digest, s.input_digest, s.started_at,
+                s.status, s.ended_at, s.purge_at
+            FROM unnest({starts}) AS s (
+                id, partition, definition, key, key_digest, input_digest, started_at, status, ended_at, purge_at
+            ) JOIN held ON held.id = s.partition
+            -- In one order everywhere: whoever has the same keys waits, and not for each other.
+            ORDER BY s.key_digest, s.id
+            ON CONFLICT (key_digest) DO NOTHING
+            RETURNING id
+        )"
+        );
+    }
+    text += &format!(
+        ", written AS (
+            INSERT INTO saga_record (run, sequence, epoch, record)
+            SELECT r.run, r.sequence, held.epoch, r.record
+            FROM unnest({records}) AS r (run, partition, sequence, is_of_start, record)
+            JOIN held ON held.id = r.partition
+            {is_there}
+        )"
+    );
+    if has_changes {
+        let changes = arrays(&CHANGES);
+        text += &format!(
+            ", changed AS (
+            UPDATE saga_run SET status = c.status, ended_at = c.ended_at, purge_at = c.purge_at
+            FROM unnest({changes}) AS c (run, partition, status, ended_at, purge_at)
+            JOIN held ON held.id = c.partition
+            WHERE saga_run.id = c.run
+        )"
+        );
+    }
+    text + &format!(" SELECT ARRAY(SELECT id FROM held), {begun}")
+}
 
 const LIVE: &str = "
     SELECT r.id, r.definition, r.key, r.input_digest, r.started_at, r.status, r.ended_at, r.purge_at, l.record, l.epoch
@@ -134,7 +173,8 @@ pub(super) struct Statements {
     pub(super) claim: Statement,
     pub(super) release: Statement,
     pub(super) release_all: Statement,
-    pub(super) append: Statement,
+    /// With runs that begin or not, and with runs whose status has changed or not.
+    append: [Statement; 4],
     pub(super) live: Statement,
     pub(super) run: Statement,
     pub(super) of_key: Statement,
@@ -158,7 +198,12 @@ impl Statements {
             claim: prepare(CLAIM).await?,
             release: prepare(RELEASE).await?,
             release_all: prepare(RELEASE_ALL).await?,
-            append: prepare(APPEND).await?,
+            append: [
+                client.prepare(&append(false, false)).await?,
+                client.prepare(&append(true, false)).await?,
+                client.prepare(&append(false, true)).await?,
+                client.prepare(&append(true, true)).await?,
+            ],
             live: prepare(LIVE).await?,
             run: prepare(RUN).await?,
             of_key: prepare(OF_KEY).await?,
@@ -170,6 +215,13 @@ impl Statements {
             revisions: prepare(REVISIONS).await?,
             forget_revision: prepare(FORGET_REVISION).await?,
         })
+    }
+}
+
+impl Statements {
+    /// The statement for these columns.
+    pub(super) fn append(&self, columns: &Columns) -> &Statement {
+        &self.append[usize::from(columns.has_starts()) + 2 * usize::from(columns.has_changes())]
     }
 }
 
@@ -249,31 +301,49 @@ impl Columns {
         columns
     }
 
-    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 22] {
-        [
+    fn has_starts(&self) -> bool {
+        !self.runs.is_empty()
+    }
+
+    fn has_changes(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
+    /// In the order of the statement.
+    pub(super) fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![
             &self.claims.0,
             &self.claims.1,
-            &self.runs,
-            &self.partitions,
-            &self.definitions,
-            &self.keys,
-            &self.key_digests,
-            &self.input_digests,
-            &self.started_at,
-            &self.standings.statuses,
-            &self.standings.ended_at,
-            &self.standings.purge_at,
             &self.records.runs,
             &self.records.partitions,
             &self.records.sequences,
             &self.records.are_of_start,
             &self.records.bytes,
-            &self.changed,
-            &self.partitions_of_changed,
-            &self.changes.statuses,
-            &self.changes.ended_at,
-            &self.changes.purge_at,
-        ]
+        ];
+        if self.has_starts() {
+            parameters.extend([
+                &self.runs as &(dyn ToSql + Sync),
+                &self.partitions,
+                &self.definitions,
+                &self.keys,
+                &self.key_digests,
+                &self.input_digests,
+                &self.started_at,
+                &self.standings.statuses,
+                &self.standings.ended_at,
+                &self.standings.purge_at,
+            ]);
+        }
+        if self.has_changes() {
+            parameters.extend([
+                &self.changed as &(dyn ToSql + Sync),
+                &self.partitions_of_changed,
+                &self.changes.statuses,
+                &self.changes.ended_at,
+                &self.changes.purge_at,
+            ]);
+        }
+        parameters
     }
 }
 
