@@ -51,7 +51,6 @@ CREATE TABLE saga_run (
 );
 
 CREATE INDEX saga_run_live ON saga_run (partition) WHERE ended_at IS NULL;
-CREATE INDEX saga_run_definition ON saga_run (definition, status);
 CREATE INDEX saga_run_purge ON saga_run (purge_at) WHERE purge_at IS NOT NULL;
 
 -- Records: the form of crates/saga-core/src/log.rs.

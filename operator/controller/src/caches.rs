@@ -79,6 +79,10 @@ impl Caches {
             of_policies.microservice(change);
             of_sagas.microservice(change, || all.all().iter().map(|saga| Key::of(&**saga)).collect());
         });
+        let (of_sagas, all) = (sagas.clone(), Arc::clone(&caches.sagas));
+        caches.pods.tell(move |change| {
+            of_sagas.pod(change, || all.all().iter().map(|saga| Key::of(&**saga)).collect());
+        });
         caches.sagas.tell(move |change| sagas.saga(change));
         caches
             .rate_limit_policies

@@ -133,7 +133,7 @@ async fn run(args: Args) -> Result<(), Error> {
     let index = Arc::new(Index::default());
     let engine_key = Key::new(&*args.namespace, &*args.saga_engine);
     let (of_policies, changes_of_policies) = rate_limits::Concerned::channel();
-    let (of_sagas, changes_of_sagas) = sagas::Concerned::channel();
+    let (of_sagas, changes_of_sagas) = sagas::Concerned::channel(engine_key.clone());
     let caches = Arc::new(Caches::publishing(
         Arc::clone(&index),
         of_policies,
@@ -194,7 +194,6 @@ async fn run(args: Args) -> Result<(), Error> {
         &of_sagas,
         statuses,
         Arc::clone(&engine),
-        engine_key.clone(),
         triggers.clone(),
     );
     let mut sagas = tokio::spawn(sagas.run(changes_of_sagas, stopping.clone()));

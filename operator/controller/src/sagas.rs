@@ -16,7 +16,10 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::{api::core::v1::ConfigMap, jiff::Timestamp};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Pod},
+    jiff::Timestamp,
+};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, PostParams, Preconditions},
@@ -48,6 +51,8 @@ const VISIT: Duration = Duration::from_secs(600);
 pub struct Concerned {
     tell: mpsc::UnboundedSender<Trigger>,
     tidy: Tidy,
+    /// The Microservice of the engine.
+    engine: Arc<Key>,
 }
 
 /// Sagas whose status names every revision that there is, so that nobody has to look for others.
@@ -93,11 +98,12 @@ enum Error {
 }
 
 impl Concerned {
-    /// What tells the task, and what the task is told by.
-    pub fn channel() -> (Self, mpsc::UnboundedReceiver<Trigger>) {
+    /// What tells the task, and what the task is told by. `engine` is the Microservice of the engine.
+    pub fn channel(engine: Key) -> (Self, mpsc::UnboundedReceiver<Trigger>) {
         let (tell, told) = mpsc::unbounded_channel();
         let tidy = Tidy::default();
-        (Self { tell, tidy }, told)
+        let engine = Arc::new(engine);
+        (Self { tell, tidy, engine }, told)
     }
 
     /// Takes in a change of a saga, also one of its status.
@@ -111,6 +117,20 @@ impl Concerned {
             Change::Set { .. } | Change::Removed(_) => Cause::User,
         };
         self.tell(Key::of(&**change.object()), cause);
+    }
+
+    /// Takes in a change of a pod: which replicas of the engine are ready is in every status.
+    pub fn pod(&self, change: &Change<Pod>, sagas: impl FnOnce() -> Vec<Key>) {
+        if Key::of_microservice(&**change.object()).as_ref() != Some(&*self.engine) {
+            return;
+        }
+        let (before, after) = match change {
+            Change::Set { before, after } => (before.as_deref().is_some_and(is_ready), is_ready(after)),
+            Change::Removed(pod) => (is_ready(pod), false),
+        };
+        if before != after {
+            sagas().into_iter().for_each(|saga| self.engine(saga));
+        }
     }
 
     /// Takes in a change of a Microservice, for the sagas of its namespace; not one of its status.
@@ -174,13 +194,12 @@ impl Tidy {
 
 impl Sagas {
     /// A task that reads `caches`, whose changes `concerned` is told, writes by the client of `statuses`, and hands revisions over to
-    /// the engine, whose Microservice is `engine_key`.
+    /// the engine.
     pub fn new(
         caches: Arc<Caches>,
         concerned: &Concerned,
         statuses: Statuses,
         engine: Arc<Engine>,
-        engine_key: Key,
         triggers: mpsc::UnboundedSender<Trigger>,
     ) -> Self {
         Self {
@@ -188,7 +207,7 @@ impl Sagas {
             caches,
             statuses,
             engine,
-            engine_key,
+            engine_key: (*concerned.engine).clone(),
             triggers,
             tidy: concerned.tidy.clone(),
             compiled: Mutex::default(),

@@ -131,7 +131,7 @@ async fn a_document_is_published_by_the_replica_that_wrote_it_before_any_watch_s
     leader.caches = Arc::new(Caches::publishing(
         Arc::clone(&index),
         rate_limits::Concerned::channel().0,
-        sagas::Concerned::channel().0,
+        sagas::Concerned::channel(Key::new("trellis-system", "trellis-saga")).0,
     ));
     let published = index.document(&Key::new("shop", "user"));
     let mut with_another_port = fixed();

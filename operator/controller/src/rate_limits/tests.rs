@@ -68,7 +68,7 @@ fn task(authority: Authority) -> (Server, RateLimits, mpsc::UnboundedReceiver<Tr
     let caches = Arc::new(Caches::publishing(
         Arc::default(),
         concerned,
-        sagas::Concerned::channel().0,
+        sagas::Concerned::channel(Key::new("trellis-system", "trellis-saga")).0,
     ));
     caches
         .rate_limit_policies

@@ -145,7 +145,7 @@ struct Stage {
 
 impl Stage {
     fn new(authority: Authority) -> Self {
-        let (concerned, changes) = Concerned::channel();
+        let (concerned, changes) = Concerned::channel(Key::new("trellis-system", "trellis-saga"));
         let caches = Caches::publishing(
             Arc::default(),
             rate_limits::Concerned::channel().0,
@@ -163,7 +163,6 @@ impl Stage {
             &concerned,
             statuses,
             engine,
-            Key::new("trellis-system", "trellis-saga"),
             mpsc::unbounded_channel().0,
         );
         let stage = Self {
@@ -497,6 +496,21 @@ async fn a_saga_is_programmed_when_every_replica_of_the_engine_says_so() {
     drop(connected);
     stage.visit().await;
     assert_eq!(stage.condition("Programmed"), "False Pending");
+}
+
+#[tokio::test]
+async fn a_replica_of_the_engine_that_gets_ready_or_is_gone_is_a_reason_to_look_at_every_saga() {
+    let mut stage = Stage::new(Authority::held());
+    let connected = stage.engine();
+    stage.visit().await;
+    while stage.changes.try_recv().is_ok() {}
+    let pod = stage.task.caches.pods.all().remove(0);
+    stage.task.caches.pods.deleted(&pod);
+    assert_eq!(
+        stage.changes.recv().await,
+        Some((Key::new("shop", "place-order"), Cause::Event))
+    );
+    drop(connected);
 }
 
 #[tokio::test]

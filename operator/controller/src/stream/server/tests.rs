@@ -100,7 +100,9 @@ async fn serve_bounded(authority: Authority, places: Arc<Places>, most_reports: 
     ));
     let revisions = engine::server::Server {
         authenticator: Arc::clone(&authenticator),
-        engine: Arc::new(engine::Engine::new(sagas::Concerned::channel().0)),
+        engine: Arc::new(engine::Engine::new(
+            sagas::Concerned::channel(Key::new("trellis-system", "trellis-saga")).0,
+        )),
         sagas: Arc::default(),
         account: Key::new("shop", "engine"),
         authority: authority.clone(),
