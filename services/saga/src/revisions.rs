@@ -112,19 +112,26 @@ impl Revisions {
                     Some(response) => self.take(response.message).await?,
                     None => return Ok(()),
                 },
-                // One replica counts for all.
-                _ = report.tick(), if self.engine.is_first() => match self.runs().await {
-                    Ok(runs) => Some(subscribe_request::Message::Runs(runs)),
-                    Err(error) => {
-                        warn(&error, address);
-                        None
-                    }
-                },
+                _ = report.tick() => self.report(address).await,
             };
             if let Some(message) = message
                 && outbound.send(request(message)).await.is_err()
             {
                 return Ok(());
+            }
+        }
+    }
+
+    /// What runs, if it is this replica that counts for all.
+    async fn report(&self, address: &str) -> Option<subscribe_request::Message> {
+        if !self.engine.is_first() {
+            return None;
+        }
+        match self.runs().await {
+            Ok(runs) => Some(subscribe_request::Message::Runs(runs)),
+            Err(error) => {
+                warn(&error, address);
+                None
             }
         }
     }
