@@ -228,9 +228,10 @@ impl<S: Store> Engine<S> {
             Ok(run) => return Ok(Started { run, is_known: false }),
             Err(refusal) => refusal,
         };
-        // Whatever is wrong with it now: what has begun by this key has begun.
+        // Whatever is wrong with it now: what has begun by this key has begun. A refusal that ends the
+        // matter is only given where the store says that nothing has.
         let known = match key_digest {
-            Some(key) => self.store.of_key(key).await.ok().flatten(),
+            Some(key) => self.store.of_key(key).await?,
             None => None,
         };
         match known {

@@ -151,6 +151,32 @@ async fn a_run_is_completed_or_compensated_and_a_key_is_one_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_is_not_refused_for_good_while_the_store_cannot_say_what_has_begun_by_its_key() {
+    let (database, options, shop) = world().await;
+    let process = Process::start(&options, &shop, "a")
+        .await
+        .owning(PARTITIONS.into())
+        .await;
+    let run = process.run("1", "fine").await;
+    process.until(&run, Status::Completed).await;
+    let wrong = || Request {
+        input: Some(json!({"id": 7})),
+        ..request("1", "")
+    };
+
+    database.go_away().await;
+    let unknown = process.engine.start(wrong()).await.unwrap_err();
+    assert!(matches!(unknown, Refusal::Store(_)), "{unknown}");
+
+    database.come_back().await;
+    wait::until("the store says which run has the key", async || {
+        matches!(process.engine.start(wrong()).await, Err(Refusal::Conflict(known)) if known.to_string() == run)
+    })
+    .await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replica_takes_no_more_runs_than_it_may_and_what_has_ended_goes_when_its_time_has_come() {
     let (_database, options, shop) = world().await;
     let process = Process::start(&options, &shop, "a")
