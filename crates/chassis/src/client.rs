@@ -10,6 +10,8 @@
 //! anything else, or out of time       Unavailable, with the answer's Retry-After if it has one
 //! ```
 //!
+//! What is sent is not decided on but taken or not: [`Client::post`] says why not.
+//!
 //! The deadline covers connecting, sending, the response's head and its body. Every call is a client span,
 //! child of the span that is current, and carries `traceparent`.
 
@@ -18,8 +20,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use http::uri::{Authority, Scheme};
-use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client as Pooled;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -28,7 +30,7 @@ use opentelemetry::context::FutureExt;
 use opentelemetry::trace::{SpanKind, Status, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue, global};
 use serde::de::DeserializeOwned;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use tokio::time;
 
 use crate::trace;
@@ -42,6 +44,8 @@ const DEADLINE: &str = "trellis-deadline-ms";
 /// Shorter than servers keep idle connections, so that a request never meets one that is being closed.
 const POOL_IDLE: Duration = Duration::from_secs(15);
 const MAX_BODY: usize = 256 * 1024;
+/// Most characters of an answer that are kept of a failure.
+const MAX_DETAIL: usize = 500;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// A dependency does not get to send our callers away for longer.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
@@ -61,7 +65,7 @@ pub struct Client {
     name: &'static str,
     base: BaseUrl,
     deadline: Duration,
-    pool: Pooled<HttpConnector, Empty<Bytes>>,
+    pool: Pooled<HttpConnector, Full<Bytes>>,
 }
 
 /// What a call came to.
@@ -78,23 +82,52 @@ pub enum Outcome<T> {
     },
 }
 
+/// Why a dependency did not take what was sent to it.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub enum Error {
+    /// The request is none.
     #[error("failed to build the request")]
     Build(#[source] http::Error),
+    /// Nobody answered.
     #[error("failed to get a response")]
     Send(#[source] hyper_util::client::legacy::Error),
+    /// The answer broke off, or is too long.
     #[error("failed to read the response's body")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The answer is not of the type that was asked for.
     #[error("failed to parse the response's body")]
     Parse(#[source] serde_json::Error),
-    #[error("failed to get a usable response: status {status}")]
+    /// The answer is a refusal, or a proxy's.
+    #[error("failed to get a usable response: status {status}{}{detail}", if detail.is_empty() { "" } else { ": " })]
     Status {
+        /// Its status.
         status: StatusCode,
+        /// How long to stay away, if it says so.
         retry_after: Option<Duration>,
+        /// What a problem document says of it.
+        detail: String,
     },
+    /// The time was over.
     #[error("failed to get a response within {0:?}")]
     Deadline(Duration),
+}
+
+/// The body of an answer, as far as it came.
+type Body = Result<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// What of a problem document is of use to a caller.
+#[derive(Default, Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    detail: String,
+    #[serde(default)]
+    errors: Vec<RefusedField>,
+}
+
+#[derive(Deserialize)]
+struct RefusedField {
+    field: String,
+    message: String,
 }
 
 impl Client {
@@ -117,23 +150,22 @@ impl Client {
 
     /// Gets the JSON resource at `/{segments}`; the segments are percent-encoded.
     pub async fn get<T: DeserializeOwned>(&self, segments: &[&str]) -> Outcome<T> {
-        let tracer = global::tracer("trellis");
-        let span = tracer
-            .span_builder(format!("GET {}", self.name))
-            .with_kind(SpanKind::Client)
-            .with_attributes([
-                KeyValue::new("http.request.method", "GET"),
-                KeyValue::new("server.address", self.base.0.host().to_owned()),
-            ])
-            .start_with_context(&tracer, &Context::current());
-        let cx = Context::current_with_span(span);
-        let call = self.call(segments, &cx);
-        let result = match time::timeout(self.deadline, call).with_context(cx.clone()).await {
-            Ok(result) => result,
-            Err(_) => Err(Error::Deadline(self.deadline)),
+        let get = async |cx: &Context| {
+            let request = self.request(Method::GET, segments, Bytes::new())?;
+            match self.send(request, cx).await? {
+                (StatusCode::NOT_FOUND, headers, _) if !headers.contains_key(MADE_BY_PROXY) => {
+                    Ok(Outcome::NotFound)
+                }
+                (StatusCode::OK, _, body) => {
+                    let body = body.map_err(Error::Body)?;
+                    serde_json::from_slice(&body)
+                        .map(Outcome::Found)
+                        .map_err(Error::Parse)
+                }
+                (status, headers, body) => Err(refused(status, &headers, body)),
+            }
         };
-        let outcome = result.unwrap_or_else(|error| {
-            cx.span().set_status(Status::error(error.to_string()));
+        self.in_span(&Method::GET, get).await.unwrap_or_else(|error| {
             let retry_after = match &error {
                 Error::Status {
                     retry_after: Some(after),
@@ -144,42 +176,101 @@ impl Client {
             let error: &dyn std::error::Error = &error;
             tracing::warn!(dependency = self.name, error, "dependency unavailable");
             Outcome::Unavailable { retry_after }
-        });
-        cx.span().end();
-        outcome
+        })
     }
 
-    async fn call<T: DeserializeOwned>(&self, segments: &[&str], cx: &Context) -> Result<Outcome<T>, Error> {
-        let mut request = Request::builder()
-            .method(Method::GET)
+    /// Posts JSON to `/{segments}`, with more headers; the segments are percent-encoded. Done is what is answered with 2xx by
+    /// the dependency itself.
+    ///
+    /// # Errors
+    /// It was not taken, or nobody knows.
+    pub async fn post(&self, segments: &[&str], headers: HeaderMap, json: Bytes) -> Result<(), Error> {
+        let post = async |cx: &Context| {
+            let mut request = self.request(Method::POST, segments, json)?;
+            request.headers_mut().extend(headers);
+            let is_json = HeaderValue::from_static("application/json");
+            request.headers_mut().insert(header::CONTENT_TYPE, is_json);
+            match self.send(request, cx).await? {
+                (status, headers, _) if status.is_success() && !headers.contains_key(MADE_BY_PROXY) => Ok(()),
+                (status, headers, body) => Err(refused(status, &headers, body)),
+            }
+        };
+        self.in_span(&Method::POST, post).await
+    }
+
+    /// A call within the deadline, in a span of its own.
+    async fn in_span<T>(
+        &self,
+        method: &Method,
+        call: impl AsyncFnOnce(&Context) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let tracer = global::tracer("trellis");
+        let span = tracer
+            .span_builder(format!("{method} {}", self.name))
+            .with_kind(SpanKind::Client)
+            .with_attributes([
+                KeyValue::new("http.request.method", method.to_string()),
+                KeyValue::new("server.address", self.base.0.host().to_owned()),
+            ])
+            .start_with_context(&tracer, &Context::current());
+        let cx = Context::current_with_span(span);
+        let call = call(&cx).with_context(cx.clone());
+        let result = match time::timeout(self.deadline, call).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::Deadline(self.deadline)),
+        };
+        if let Err(error) = &result {
+            cx.span().set_status(Status::error(error.to_string()));
+        }
+        cx.span().end();
+        result
+    }
+
+    fn request(&self, method: Method, segments: &[&str], body: Bytes) -> Result<Request<Full<Bytes>>, Error> {
+        Request::builder()
+            .method(method)
             .uri(self.base.join(segments).map_err(Error::Build)?)
             .header(header::ACCEPT, "application/json")
             .header(DEADLINE, told(self.deadline))
-            .body(Empty::new())
-            .map_err(Error::Build)?;
+            .body(Full::new(body))
+            .map_err(Error::Build)
+    }
+
+    /// The answer's status, headers and body.
+    async fn send(
+        &self,
+        mut request: Request<Full<Bytes>>,
+        cx: &Context,
+    ) -> Result<(StatusCode, HeaderMap, Body), Error> {
         trace::inject(cx, request.headers_mut());
         let response = self.pool.request(request).await.map_err(Error::Send)?;
         let (head, body) = response.into_parts();
-        cx.span().set_attribute(KeyValue::new(
-            "http.response.status_code",
-            i64::from(head.status.as_u16()),
-        ));
-        match head.status {
-            StatusCode::OK => {
-                let body = Limited::new(body, MAX_BODY)
-                    .collect()
-                    .await
-                    .map_err(Error::Body)?;
-                serde_json::from_slice(&body.to_bytes())
-                    .map(Outcome::Found)
-                    .map_err(Error::Parse)
-            }
-            StatusCode::NOT_FOUND if !head.headers.contains_key(MADE_BY_PROXY) => Ok(Outcome::NotFound),
-            status => Err(Error::Status {
-                status,
-                retry_after: retry_after(&head.headers),
-            }),
-        }
+        let status = KeyValue::new("http.response.status_code", i64::from(head.status.as_u16()));
+        cx.span().set_attribute(status);
+        let body = Limited::new(body, MAX_BODY).collect().await;
+        Ok((
+            head.status,
+            head.headers,
+            body.map(http_body_util::Collected::to_bytes),
+        ))
+    }
+}
+
+fn refused(status: StatusCode, headers: &HeaderMap, body: Body) -> Error {
+    let refusal = body
+        .ok()
+        .and_then(|body| serde_json::from_slice::<Refusal>(&body).ok())
+        .unwrap_or_default();
+    let fields = refusal
+        .errors
+        .iter()
+        .map(|fault| format!("{}: {}", fault.field, fault.message));
+    let said = Some(refusal.detail).filter(|detail| !detail.is_empty());
+    let detail = said.into_iter().chain(fields).collect::<Vec<_>>().join("; ");
+    Error::Status {
+        status,
+        retry_after: retry_after(headers),
+        detail: detail.chars().take(MAX_DETAIL).collect(),
     }
 }
 
@@ -296,6 +387,41 @@ mod tests {
         assert_eq!(call("forever").await, away(60));
         assert_eq!(call("text").await, away(1));
         assert_eq!(call("slow").await, away(1));
+    }
+
+    #[tokio::test]
+    async fn what_is_posted_arrives_and_what_is_not_taken_says_why() {
+        let problem =
+            json!({"detail": "that is no", "errors": [{"field": "input.amount", "message": "is missing"}]});
+        let problem = (StatusCode::UNPROCESSABLE_ENTITY, axum::Json(problem));
+        let taken = async |headers: HeaderMap, axum::Json(body): axum::Json<Value>| {
+            let is_whole = headers["idempotency-key"] == "7" && body == json!({"a": 1});
+            if is_whole {
+                StatusCode::CREATED
+            } else {
+                StatusCode::BAD_REQUEST
+            }
+        };
+        let routes = Router::new()
+            .route("/orders", axum::routing::post(taken))
+            .route("/refused", axum::routing::post(async move || problem))
+            .route("/proxy", axum::routing::post(async || [(MADE_BY_PROXY, "proxy")]));
+        let client = client(routes).await;
+        let post = async |path: &str| {
+            let headers =
+                HeaderMap::from_iter([("idempotency-key".parse().unwrap(), HeaderValue::from_static("7"))]);
+            client.post(&[path], headers, Bytes::from(r#"{"a":1}"#)).await
+        };
+        post("orders").await.unwrap();
+        let refused = post("refused").await.unwrap_err().to_string();
+        assert!(
+            refused.ends_with("status 422 Unprocessable Entity: that is no; input.amount: is missing"),
+            "{refused}"
+        );
+        assert!(
+            matches!(post("proxy").await, Err(Error::Status { .. })),
+            "a proxy takes nothing"
+        );
     }
 
     #[tokio::test]

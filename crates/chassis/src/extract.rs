@@ -6,8 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -31,6 +33,24 @@ pub struct Path<T>(pub T);
 pub struct Params {
     values: BTreeMap<String, String>,
     errors: Vec<FieldError>,
+}
+
+/// For how long a client wants to wait for something to be done: `Prefer: wait=5`, in seconds (RFC 7240). Zero if it does not say so,
+/// or not readably: a preference is no condition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PreferWait(pub Duration);
+
+impl<S: Send + Sync> FromRequestParts<S> for PreferWait {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let preferences = parts.headers.get_all("prefer").iter();
+        let wait = preferences
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split([',', ';']))
+            .find_map(|preference| preference.trim().strip_prefix("wait=")?.parse().ok());
+        Ok(Self(Duration::from_secs(wait.unwrap_or_default())))
+    }
 }
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {

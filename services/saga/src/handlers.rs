@@ -13,7 +13,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::time;
-use trellis_chassis::extract::{Json, Params, Path};
+use trellis_chassis::extract::{Json, Params, Path, PreferWait};
 use trellis_chassis::problem::FieldError;
 use trellis_saga_api::runs::{Intervention, ON_BEHALF_OF, Page, Run, Start};
 use trellis_saga_core::event::{CallId, Op, Payload, Verb};
@@ -124,6 +124,7 @@ impl Context {
 pub async fn start(
     State(context): State<Context>,
     Path((namespace, saga)): Path<(String, String)>,
+    PreferWait(wait): PreferWait,
     headers: HeaderMap,
     Json(body): Json<Start>,
 ) -> Result<Response, Error> {
@@ -136,7 +137,7 @@ pub async fn start(
         input: body.input,
     };
     let Started { run, is_known } = context.engine.start(request).await?;
-    let view = context.wait(run, preferred_wait(&headers)).await?;
+    let view = context.wait(run, wait).await?;
     let status = if is_known {
         StatusCode::OK
     } else {
@@ -351,18 +352,6 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, Error> {
             Err(Error::Invalid(vec![FieldError::new(IDEMPOTENCY_KEY, message)]))
         }
     }
-}
-
-/// `Prefer: wait=5` (RFC 7240).
-fn preferred_wait(headers: &HeaderMap) -> Duration {
-    let preferences = headers
-        .get_all("prefer")
-        .iter()
-        .filter_map(|value| value.to_str().ok());
-    let wait = preferences
-        .flat_map(|value| value.split(','))
-        .find_map(|preference| preference.trim().strip_prefix("wait=")?.parse().ok());
-    Duration::from_secs(wait.unwrap_or_default())
 }
 
 /// Says what failed, and goes on.
