@@ -5,6 +5,7 @@
 //!                 |                 |
 //!                 +-- give back ----+--> GivenBack
 //!                 +-- commit -------+--> Committed: has left the house; if expired, only if there is enough
+//!                                            +-- return --> Returned: is here again
 //! ```
 //!
 //! Each request is idempotent by the reservation's id. Only one that was given back is not reserved again by
@@ -82,6 +83,8 @@ pub enum Status {
     GivenBack,
     /// What it had reserved has left the house.
     Committed,
+    /// What had left the house is here again.
+    Returned,
 }
 
 /// The body of `PUT /items/{sku}`, not validated yet.
@@ -149,10 +152,14 @@ pub enum Refusal {
     #[error("reservation {0} was given back; reserve under another id")]
     GivenBack(ReservationId),
     /// Its things are not here any more.
-    #[error(
-        "reservation {0} was committed, and its things have left the house; set more on hand when they return"
-    )]
+    #[error("reservation {0} was committed, and its things have left the house; return it instead")]
     Committed(ReservationId),
+    /// Its things never left the house.
+    #[error("reservation {0} was not committed; give it back instead")]
+    NotCommitted(ReservationId),
+    /// Its things left the house and are here again.
+    #[error("reservation {0} was returned; reserve under another id")]
+    Returned(ReservationId),
 }
 
 /// How many are on hand, or what is wrong with the body.
@@ -284,7 +291,8 @@ impl Reservation {
     pub fn give_back(&self) -> Result<Decision, Refusal> {
         match self.status {
             Status::Reserved | Status::Expired => Ok(Decision::Change),
-            Status::GivenBack => Ok(Decision::Replay),
+            // There is nothing to give back, as the caller wants it.
+            Status::GivenBack | Status::Returned => Ok(Decision::Replay),
             Status::Committed => Err(Refusal::Committed(self.id.clone())),
         }
     }
@@ -295,15 +303,24 @@ impl Reservation {
             Status::Reserved | Status::Expired => Ok(Decision::Change),
             Status::Committed => Ok(Decision::Replay),
             Status::GivenBack => Err(Refusal::GivenBack(self.id.clone())),
+            Status::Returned => Err(Refusal::Returned(self.id.clone())),
         }
     }
 
-    /// As it is when it has been committed.
-    pub fn committed(self) -> Self {
-        Self {
-            status: Status::Committed,
-            ..self
+    /// Decides about returning it.
+    pub fn take_back(&self) -> Result<Decision, Refusal> {
+        match self.status {
+            Status::Committed => Ok(Decision::Change),
+            Status::Returned => Ok(Decision::Replay),
+            Status::Reserved | Status::Expired | Status::GivenBack => {
+                Err(Refusal::NotCommitted(self.id.clone()))
+            }
         }
+    }
+
+    /// As it is when that has become of it.
+    pub fn after(self, status: Status) -> Self {
+        Self { status, ..self }
     }
 }
 

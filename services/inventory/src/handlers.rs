@@ -148,7 +148,26 @@ pub async fn commit(
             store::take(connection, stored.id()).await?;
             store::set_status(connection, stored.id(), Status::Committed).await?;
         }
-        Ok(Answer::ok(&stored.committed())?)
+        Ok(Answer::ok(&stored.after(Status::Committed))?)
+    };
+    context.store.change(branch.as_ref(), work).await
+}
+
+/// `POST /reservations/{id}/return`: 200, or 404, or 409 if it was not committed.
+pub async fn take_back(
+    State(context): State<Context>,
+    branch: Option<Branch>,
+    Path(id): Path<String>,
+) -> Result<Answer, Problem> {
+    let work = async |connection: &mut _| {
+        let stored = find(connection, &id).await?;
+        let stored = stored.ok_or_else(|| Error::NoReservation(id.clone()))?;
+        if stored.take_back()? == Decision::Change {
+            store::lock(connection, &skus(stored.lines())).await?;
+            store::put_back(connection, stored.id()).await?;
+            store::set_status(connection, stored.id(), Status::Returned).await?;
+        }
+        Ok(Answer::ok(&stored.after(Status::Returned))?)
     };
     context.store.change(branch.as_ref(), work).await
 }

@@ -32,6 +32,7 @@ fn routes() -> Routes<Context> {
         .get("/reservations/{id}", handlers::reservation)
         .delete("/reservations/{id}", handlers::give_back)
         .post("/reservations/{id}/commit", handlers::commit)
+        .post("/reservations/{id}/return", handlers::take_back)
         .get("/openapi.json", async || server::json(OPENAPI))
 }
 

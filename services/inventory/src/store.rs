@@ -70,6 +70,10 @@ const TAKE: &str = "
     UPDATE items SET on_hand = on_hand - line.quantity
     FROM reservation_lines line WHERE line.reservation_id = $1 AND items.sku = line.sku";
 
+const PUT_BACK: &str = "
+    UPDATE items SET on_hand = on_hand + line.quantity
+    FROM reservation_lines line WHERE line.reservation_id = $1 AND items.sku = line.sku";
+
 const FIND_EXPIRED: &str = "
     SELECT DISTINCT sku FROM (
         SELECT sku FROM reservation_lines WHERE held_until <= now() ORDER BY held_until LIMIT $1
@@ -262,6 +266,15 @@ pub async fn release(connection: &mut PgConnection, id: &ReservationId) -> Resul
 /// Takes what a reservation is about from what is on hand; its items are locked.
 pub async fn take(connection: &mut PgConnection, id: &ReservationId) -> Result<(), Error> {
     sqlx::query(TAKE).bind(id.as_str()).execute(connection).await?;
+    Ok(())
+}
+
+/// Adds what a reservation is about to what is on hand; its items are locked.
+pub async fn put_back(connection: &mut PgConnection, id: &ReservationId) -> Result<(), Error> {
+    sqlx::query(PUT_BACK)
+        .bind(id.as_str())
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

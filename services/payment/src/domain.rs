@@ -30,8 +30,9 @@ pub use name::{AuthorisationId, Username};
 const MAX_AMOUNT: i64 = (1 << 53) - 1;
 /// The provider lends less than this.
 const CREDIT: Amount = Amount(1_000_000);
-/// The provider knows these customers.
+/// The provider knows these customers, by how their names begin: who has no money at all, and whose money can be held and not taken.
 const DECLINED: &str = "declined";
+const FROZEN: &str = "frozen";
 
 /// An amount of money in minor units (cents), from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -146,6 +147,9 @@ pub enum Decline {
     /// It is this customer.
     #[error("card declined")]
     CardDeclined,
+    /// It promised it, and cannot keep that.
+    #[error("account frozen")]
+    AccountFrozen,
 }
 
 /// Why money must not be moved.
@@ -231,6 +235,9 @@ impl Authorisation {
         use Movement::{Authorise, Capture, Refund, Void};
         let id = || self.id.clone();
         match (movement, self.status) {
+            (Capture, Status::Authorised) if self.username.as_str().starts_with(FROZEN) => {
+                Err(Refusal::Declined(Decline::AccountFrozen))
+            }
             (Void | Capture, Status::Authorised) | (Refund, Status::Captured) => Ok(Decision::Move),
             (Authorise, Status::Authorised | Status::Captured | Status::Refunded)
             | (Void, Status::Voided | Status::Refunded)

@@ -110,15 +110,33 @@ fn the_same_reservation_again_is_a_replay_unless_it_was_given_back() {
 fn every_change_of_a_reservation_is_decided() {
     use Decision::{Change, Replay};
     let id = || wanted().id;
-    for (status, give_back, commit) in [
-        (Status::Reserved, Ok(Change), Ok(Change)),
-        (Status::Expired, Ok(Change), Ok(Change)),
-        (Status::GivenBack, Ok(Replay), Err(Refusal::GivenBack(id()))),
-        (Status::Committed, Err(Refusal::Committed(id())), Ok(Replay)),
+    let not_committed = || Err(Refusal::NotCommitted(id()));
+    for (status, give_back, commit, take_back) in [
+        (Status::Reserved, Ok(Change), Ok(Change), not_committed()),
+        (Status::Expired, Ok(Change), Ok(Change), not_committed()),
+        (
+            Status::GivenBack,
+            Ok(Replay),
+            Err(Refusal::GivenBack(id())),
+            not_committed(),
+        ),
+        (
+            Status::Committed,
+            Err(Refusal::Committed(id())),
+            Ok(Replay),
+            Ok(Change),
+        ),
+        (
+            Status::Returned,
+            Ok(Replay),
+            Err(Refusal::Returned(id())),
+            Ok(Replay),
+        ),
     ] {
         let reservation = stored(status);
         assert_eq!(reservation.give_back(), give_back, "{status:?}");
         assert_eq!(reservation.commit(), commit, "{status:?}");
+        assert_eq!(reservation.take_back(), take_back, "{status:?}");
         assert_eq!(<&str>::from(status).parse(), Ok(status));
     }
 }

@@ -301,6 +301,27 @@ async fn what_is_committed_has_left_the_house() {
 }
 
 #[tokio::test]
+async fn what_is_returned_is_here_again() {
+    let shop = Shop::stocked().await;
+    let take_back = async || {
+        let answer = shop.send(request("POST", "/reservations/r1/return", "")).await;
+        answer.status.as_u16()
+    };
+    assert_eq!(take_back().await, 404);
+    shop.reserve(TEA).await;
+    assert_eq!(take_back().await, 409, "it never left");
+    shop.commit("r1").await;
+    for _ in 0..2 {
+        assert_eq!((take_back().await, shop.stock("tea").await), (200, [5, 0, 5]));
+        assert_eq!(shop.status("r1").await, "Returned");
+    }
+    assert_eq!(shop.commit("r1").await.status.as_u16(), 409);
+    assert_eq!(shop.give_back("r1").await.status.as_u16(), 204);
+    assert_eq!(shop.stock("tea").await, [5, 0, 5]);
+    shop.assert_balanced().await;
+}
+
+#[tokio::test]
 async fn less_than_is_reserved_cannot_be_on_hand() {
     let shop = Shop::stocked().await;
     shop.reserve(TEA).await;

@@ -187,6 +187,18 @@ async fn what_the_provider_declines_is_a_409_with_its_reason_and_nothing_is_stor
 }
 
 #[tokio::test]
+async fn money_of_a_frozen_account_is_held_and_not_taken_but_let_go() {
+    let shop = Shop::ready().await;
+    let made = shop.authorise(&ADA.replace("ada", "frozen-ada")).await;
+    assert_eq!(made.status.as_u16(), 201);
+    assert_eq!(shop.then("capture").await, 409);
+    assert_eq!(
+        (shop.status().await.as_str(), shop.then("void").await),
+        ("Authorised", 204)
+    );
+}
+
+#[tokio::test]
 async fn every_way_of_the_money_is_booked_and_done_once() {
     for (movements, statuses, status, sums, open) in [
         (
