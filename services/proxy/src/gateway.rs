@@ -14,7 +14,7 @@ use crate::{
     direction::Direction,
     failure::{Failure, Reason},
     forward::Forward,
-    forwarded,
+    forwarded, hygiene,
     intake::Choose,
     limits,
     observe::Telemetry,
@@ -35,6 +35,7 @@ pub(crate) fn stack(listener: Arc<ArcSwap<Listener>>, telemetry: Telemetry, drai
         .map_request(|mut request| {
             forwarded::replace(&mut request);
             deadlines::forget(&mut request);
+            hygiene::forget_sagas(&mut request);
             request
         })
         .layer(limits::layer(&listener))

@@ -28,6 +28,9 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     HTTP2_SETTINGS,
 ];
 
+/// Begin the names of fields by which the saga engine says which step a request is.
+const OF_SAGAS: &str = "trellis-saga-";
+
 /// The request asks to switch to WebSocket. Travels in the request's extensions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WantsWebSocket;
@@ -47,6 +50,17 @@ pub(crate) fn clean_request(request: &mut Request) {
     }
     if http2 {
         join_cookies(headers);
+    }
+}
+
+/// Removes what the saga engine alone says of a request. From outside the mesh it would be anybody's word, and a participant would
+/// believe it.
+pub(crate) fn forget_sagas(request: &mut Request) {
+    let headers = request.headers_mut();
+    let is_claim = |name: &&HeaderName| name.as_str().starts_with(OF_SAGAS);
+    let claims: Vec<HeaderName> = headers.keys().filter(is_claim).cloned().collect();
+    for claim in claims {
+        headers.remove(claim);
     }
 }
 

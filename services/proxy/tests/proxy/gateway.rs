@@ -50,6 +50,28 @@ async fn services_are_reached_by_name_and_by_the_paths_that_they_declare() {
 }
 
 #[tokio::test]
+async fn nobody_from_outside_speaks_for_the_saga_engine() {
+    let app = Backend::echo().await;
+    let (_proxy, address) = gateway(&app).await;
+    let mut request = post("/orders/7/confirm", "");
+    for (name, value) in [
+        ("trellis-saga-run", "r1"),
+        ("Trellis-Saga-Op", "action"),
+        ("idempotency-key", "k1"),
+    ] {
+        request.headers_mut().insert(
+            http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
+            value.parse().unwrap(),
+        );
+    }
+    let told = Client::http1(address).await.send(request).await.text();
+    assert!(
+        told.contains("idempotency-key: k1") && !told.contains("trellis-saga"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
 async fn what_is_not_served_is_said_by_the_gateway_itself() {
     let app = Backend::echo().await;
     let (_proxy, address) = gateway(&app).await;
