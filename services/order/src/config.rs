@@ -1,9 +1,10 @@
-//! What the order service must be told: where its database is, and where the user service is.
+//! What the order service must be told: where its database, the user service and the saga engine are.
 
 use serde::Serialize;
 use trellis_chassis::client::BaseUrl;
 use trellis_chassis::config::Environment;
 use trellis_chassis::db::Binding;
+use trellis_messaging::SagaSettings;
 
 /// Settings of the service; ports and telemetry are the chassis'.
 #[derive(Debug, Serialize)]
@@ -12,6 +13,8 @@ pub struct Config {
     pub database: Binding,
     /// `USER_URL`: the user service, through the sidecar.
     pub user: BaseUrl,
+    /// Where sagas are started.
+    pub saga: SagaSettings,
 }
 
 /// Reads the settings; faults are noted in `env`.
@@ -21,8 +24,10 @@ pub fn read(env: &mut Environment) -> Option<Config> {
         "USER_URL",
         "list user in spec.dependsOn, or write http://host:port of the user service",
     );
+    let saga = SagaSettings::read(env);
     Some(Config {
         database: database?,
         user: user?,
+        saga: saga?,
     })
 }

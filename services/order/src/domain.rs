@@ -11,6 +11,7 @@
 //! ```
 
 mod amount;
+mod status;
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,6 +22,7 @@ use trellis_chassis::client::Outcome;
 use trellis_chassis::problem::FieldError;
 
 pub use amount::Amount;
+pub use status::{Decision, Move, Status, WrongStatus};
 
 /// Largest integer that every JSON reader keeps exact: RFC 8259, section 6.
 const MAX_ORDER_ID: i64 = (1 << 53) - 1;
@@ -44,7 +46,7 @@ pub struct Username(String);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Sku(String);
 
-/// An order.
+/// What was ordered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Order {
     /// Chosen by the client, or made here.
@@ -56,6 +58,26 @@ pub struct Order {
     /// What, if the client said so.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lines: Vec<Line>,
+}
+
+/// An order, and what has become of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Stored {
+    /// What was ordered.
+    #[serde(flatten)]
+    pub order: Order,
+    /// What has become of it.
+    pub status: Status,
+}
+
+/// What the sagas of an order are started with: all that they have to know of it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct SagaInput<'a> {
+    order_id: OrderId,
+    username: &'a Username,
+    /// In minor units.
+    amount: i64,
+    lines: &'a [Line],
 }
 
 /// Some of one thing.
@@ -92,7 +114,7 @@ pub enum Standing {
     /// Nothing of that id is stored.
     New,
     /// The same order is stored.
-    Replay,
+    Replay(Stored),
     /// Another order has the id.
     Conflict,
 }
@@ -153,10 +175,10 @@ pub fn validate(body: CreateOrder, generated: OrderId) -> Result<Order, Vec<Fiel
 }
 
 /// Compares `wanted` with the order of that id that is stored.
-pub fn standing(wanted: &Order, stored: Option<&Order>) -> Standing {
+pub fn standing(wanted: &Order, stored: Option<Stored>) -> Standing {
     match stored {
         None => Standing::New,
-        Some(stored) if stored == wanted => Standing::Replay,
+        Some(stored) if stored.order == *wanted => Standing::Replay(stored),
         Some(_) => Standing::Conflict,
     }
 }
@@ -167,6 +189,26 @@ pub fn decide<T>(user: &Outcome<T>) -> Result<(), Refusal> {
         Outcome::Found(_) => Ok(()),
         Outcome::NotFound => Err(Refusal::UnknownUser),
         Outcome::Unavailable { retry_after } => Err(Refusal::UserUnavailable { retry_after }),
+    }
+}
+
+impl Order {
+    /// What its sagas are started with.
+    pub fn saga_input(&self) -> SagaInput<'_> {
+        SagaInput {
+            order_id: self.order_id,
+            username: &self.username,
+            amount: self.amount.minor(),
+            lines: &self.lines,
+        }
+    }
+
+    /// As it is stored first.
+    pub fn pending(self) -> Stored {
+        Stored {
+            order: self,
+            status: Status::Pending,
+        }
     }
 }
 

@@ -3,8 +3,9 @@
 use axum::response::{IntoResponse, Response};
 use trellis_chassis::db;
 use trellis_chassis::problem::{FieldError, Kind, Problem};
+use trellis_messaging::MessageError;
 
-use crate::domain::{OrderId, Refusal, Username};
+use crate::domain::{OrderId, Refusal, Username, WrongStatus};
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,12 @@ pub enum Error {
         /// Why not.
         refusal: Refusal,
     },
+    /// The order is not where it could be moved from.
+    #[error(transparent)]
+    WrongStatus(#[from] WrongStatus),
+    /// A saga cannot be started so.
+    #[error("failed to tell the saga engine")]
+    Message(#[from] MessageError),
     /// The database did not answer.
     #[error("failed to use the database")]
     Database(#[from] db::Error),
@@ -56,6 +63,12 @@ impl From<Error> for Problem {
                 refusal: Refusal::UserUnavailable { retry_after },
                 ..
             } => Self::unavailable("the user service is away; nothing was stored", retry_after),
+            Error::WrongStatus(refusal) => Self::new(Kind::Conflict).detail(refusal.to_string()),
+            Error::Message(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(error, "failed to write a message");
+                Self::new(Kind::Internal)
+            }
             Error::Database(error) => error.into(),
         }
     }

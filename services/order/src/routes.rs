@@ -6,6 +6,7 @@ use axum::Router;
 use trellis_chassis::client::Client;
 use trellis_chassis::db::Database;
 use trellis_chassis::server::{self, Process, Routes};
+use trellis_messaging::{Dispatcher, Outbox, SagaEngine};
 
 use crate::config::Config;
 use crate::handlers::{self, Context};
@@ -21,10 +22,13 @@ pub fn build(config: Config, process: &mut Process) -> Router {
     let ready = process.readiness.task("database");
     let database = Database::open(config.database, store::migrations(), ready);
     let users = Client::new("user", config.user, USER_DEADLINE);
-    routes().with_state(Context {
-        store: Store::new(database),
-        users,
-    })
+    let outbox = Outbox::default();
+    let engine = SagaEngine::new(config.saga);
+    let dispatcher = Dispatcher::new(database.clone(), outbox.clone(), engine, &mut process.registry);
+    tokio::spawn(dispatcher.run());
+    let store = Store::new(database, outbox);
+    tokio::spawn(store.clone().keep_clean());
+    routes().with_state(Context { store, users })
 }
 
 fn routes() -> Routes<Context> {
@@ -32,6 +36,8 @@ fn routes() -> Routes<Context> {
         .post("/orders/", handlers::create)
         .get("/orders/", handlers::list)
         .get("/orders/{order_id}", handlers::get)
+        .post("/orders/{order_id}/cancel", handlers::cancel)
+        .post("/orders/{order_id}/{step}", handlers::step)
         .get("/openapi.json", async || server::json(OPENAPI))
 }
 

@@ -22,7 +22,12 @@ fn bound(root: &Path) -> Command {
     let mut command = service();
     command
         .env("SERVICE_BINDING_ROOT", root)
-        .env("USER_URL", "http://user.mesh:15001");
+        .env("USER_URL", "http://user.mesh:15001")
+        .env(
+            "TRELLIS_SAGA_URL",
+            "http://trellis-saga.trellis-system.mesh:15001",
+        )
+        .env("POD_NAMESPACE", "shop");
     command
 }
 
@@ -37,6 +42,8 @@ fn missing_settings_end_the_start_with_64_and_the_fix_of_each() {
     for fix in [
         "SERVICE_BINDING_ROOT is not set; bind a Secret",
         "USER_URL is not set; list user in spec.dependsOn",
+        "TRELLIS_SAGA_URL is not set; list trellis-saga of namespace trellis-system in spec.dependsOn",
+        "POD_NAMESPACE is not set; write the namespace of the pod",
     ] {
         assert!(text(&output).contains(fix), "{}", text(&output));
     }

@@ -171,7 +171,7 @@ async fn introduce(gateway: &str, traffic: &Traffic) -> Result<()> {
     for order_id in traffic.known() {
         let answer = http::post(&format!("{gateway}/order/orders/"), &traffic.order(order_id)).await?;
         ensure!(
-            answer.status == StatusCode::CREATED,
+            answer.status == StatusCode::ACCEPTED,
             "no order could be made: {answer:?}"
         );
     }

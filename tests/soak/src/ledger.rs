@@ -1,8 +1,9 @@
-//! The judge: the orders table, read past every part that is under test.
+//! The judge: the orders table, read past every part that is under test, when the sagas are done with the orders.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use e2e::Cluster;
 use serde::Serialize;
 
@@ -12,12 +13,18 @@ use crate::{
     traffic::{Kind, Ticket, Traffic},
 };
 
+/// Longest time from the last request to the last order that is completed.
+const SETTLED: Duration = Duration::from_secs(180);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// A row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Row {
     order_id: u64,
     /// In cents.
     amount: u64,
+    is_completed: bool,
 }
 
 /// What the table says about the requests.
@@ -25,7 +32,7 @@ struct Row {
 pub(crate) struct Verdict {
     /// Orders of this run in the table, those from before the load included.
     pub(crate) rows: usize,
-    /// Orders that were answered with 201.
+    /// Orders that were answered with 202.
     pub(crate) acknowledged: usize,
     /// Acknowledged and not there.
     pub(crate) lost: Vec<Ticket>,
@@ -35,16 +42,21 @@ pub(crate) struct Verdict {
     pub(crate) unasked: Vec<u64>,
     /// There, though the client was told that it failed or was told nothing.
     pub(crate) unacknowledged: Vec<Ticket>,
+    /// There, and not completed.
+    pub(crate) incomplete: Vec<u64>,
 }
 
 impl Verdict {
     /// What contradicts the answers, if anything does. What failed is counted elsewhere.
     pub(crate) fn fault(&self) -> Option<String> {
-        let sound = self.lost.is_empty() && self.altered.is_empty() && self.unasked.is_empty();
+        let sound = self.lost.is_empty()
+            && self.altered.is_empty()
+            && self.unasked.is_empty()
+            && self.incomplete.is_empty();
         (!sound).then(|| {
             format!(
-                "the orders table differs from the answers: lost {:?}, altered {:?}, unasked {:?}",
-                self.lost, self.altered, self.unasked
+                "the orders table differs from the answers: lost {:?}, altered {:?}, unasked {:?}, incomplete {:?}",
+                self.lost, self.altered, self.unasked, self.incomplete
             )
         })
     }
@@ -54,12 +66,34 @@ impl Verdict {
 pub(crate) async fn judge(cluster: &Cluster, traffic: &Traffic, samples: &[Sample]) -> Result<Verdict> {
     // The user orders in this run alone, so a row that nobody asked for is found too.
     let query = format!(
-        "SELECT order_id, amount FROM orders WHERE username = '{}' ORDER BY order_id",
+        "SELECT order_id, amount, status = 'Completed' FROM orders WHERE username = '{}' ORDER BY order_id",
         traffic.username
     );
+    settled(cluster, traffic).await?;
     let printed = query_database(cluster, "order", &query).await?;
     let rows: Vec<Row> = printed.lines().map(parse).collect::<Result<_>>()?;
     Ok(compare(traffic, samples, &rows))
+}
+
+/// Waits until no saga has anything to do with the orders any more.
+async fn settled(cluster: &Cluster, traffic: &Traffic) -> Result<()> {
+    let query = format!(
+        "SELECT count(*) FROM orders WHERE username = '{}' AND status IN ('Pending', 'Placing', 'Confirmed')",
+        traffic.username
+    );
+    let deadline = Instant::now() + SETTLED;
+    loop {
+        let left = query_database(cluster, "order", &query).await?;
+        if left.trim() == "0" {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{} orders are neither completed nor rejected {SETTLED:?} after the last was taken",
+            left.trim()
+        );
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Takes the run's rows away again.
@@ -108,12 +142,14 @@ async fn query_database(cluster: &Cluster, database: &str, query: &str) -> Resul
 }
 
 fn parse(line: &str) -> Result<Row> {
-    let (order_id, amount) = line
-        .split_once('|')
-        .with_context(|| format!("failed to read the row `{line}`"))?;
+    let fields: Vec<&str> = line.split('|').collect();
+    let [order_id, amount, is_completed] = fields[..] else {
+        bail!("failed to read the row `{line}`");
+    };
     Ok(Row {
         order_id: order_id.parse()?,
         amount: amount.parse()?,
+        is_completed: is_completed == "t",
     })
 }
 
@@ -132,6 +168,9 @@ fn compare(traffic: &Traffic, samples: &[Sample], rows: &[Row]) -> Verdict {
     for row in rows {
         if !seen.insert(row.order_id) || row.amount != Traffic::amount(row.order_id) {
             verdict.altered.push(row.order_id);
+        }
+        if !row.is_completed {
+            verdict.incomplete.push(row.order_id);
         }
         if traffic.known().contains(&row.order_id) {
             continue;
@@ -157,8 +196,6 @@ fn compare(traffic: &Traffic, samples: &[Sample], rows: &[Row]) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn sample(ticket: Ticket, fault: Option<&str>) -> Sample {
@@ -176,6 +213,7 @@ mod tests {
         Row {
             order_id,
             amount: Traffic::amount(order_id),
+            is_completed: true,
         }
     }
 
@@ -200,6 +238,7 @@ mod tests {
         ];
         let mut other = row(traffic.order_id(6));
         other.amount += 1;
+        other.is_completed = false;
         let twice = row(traffic.order_id(9));
         let rows = [
             other,
@@ -212,6 +251,7 @@ mod tests {
         assert_eq!(verdict.lost, [0]);
         assert_eq!(verdict.altered, [traffic.order_id(6), traffic.order_id(9)]);
         assert_eq!(verdict.unasked, [traffic.order_id(12)]);
+        assert_eq!(verdict.incomplete, [traffic.order_id(6)]);
         assert_eq!(verdict.unacknowledged, [3]);
         assert!(verdict.fault().is_some());
     }
@@ -219,10 +259,11 @@ mod tests {
     #[test]
     fn rows_are_read_as_psql_prints_them() {
         assert_eq!(
-            parse("7|1999").unwrap(),
+            parse("7|1999|t").unwrap(),
             Row {
                 order_id: 7,
-                amount: 1999
+                amount: 1999,
+                is_completed: true
             }
         );
         assert!(parse("(0 rows)").is_err());

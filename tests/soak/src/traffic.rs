@@ -2,7 +2,7 @@
 //!
 //! Every order has an id of its own, made from its ticket, and an amount made from its id. So the ledger can tell which
 //! request each row came from, and the shop says itself when a request reached it twice: a repeated order is answered
-//! with 200 instead of 201.
+//! with 200 instead of 202.
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
@@ -138,7 +138,7 @@ impl Traffic {
     pub(crate) fn fault(&self, ticket: Ticket, answer: &Answer) -> Option<String> {
         let kind = Self::kind(ticket);
         let wanted = match kind {
-            Kind::CreateOrder => StatusCode::CREATED,
+            Kind::CreateOrder => StatusCode::ACCEPTED,
             Kind::ReadOrder | Kind::ReadUser => StatusCode::OK,
         };
         let shown = || {
@@ -198,9 +198,9 @@ mod tests {
     fn an_order_answered_as_known_before_was_sent_twice_and_is_a_fault() {
         let traffic = Traffic::new(1);
         let body = traffic.order(traffic.order_id(3));
-        assert_eq!(traffic.fault(3, &answer(201, &body)), None);
+        assert_eq!(traffic.fault(3, &answer(202, &body)), None);
         assert!(traffic.fault(3, &answer(200, &body)).unwrap().contains("200"));
-        assert!(traffic.fault(3, &answer(201, &traffic.order(1))).is_some());
+        assert!(traffic.fault(3, &answer(202, &traffic.order(1))).is_some());
         assert!(
             traffic
                 .fault(2, &answer(502, &json!({})))

@@ -81,8 +81,16 @@ fn generated_ids_are_valid_ordered_by_time_and_differ_by_chance() {
 fn the_same_order_again_is_a_replay_and_any_difference_a_conflict() {
     let stored = order(r#"{"order_id":7,"username":"ada","amount":20,"lines":[{"sku":"tea","quantity":2}]}"#);
     assert_eq!(standing(&stored, None), Standing::New);
+    let confirmed = Stored {
+        order: stored,
+        status: Status::Confirmed,
+    };
     let same = r#"{"lines":[{"quantity":2,"sku":"tea"}],"amount":"20.00","username":"ada","order_id":7}"#;
-    assert_eq!(standing(&order(same), Some(&stored)), Standing::Replay);
+    assert_eq!(
+        standing(&order(same), Some(confirmed.clone())),
+        Standing::Replay(confirmed.clone()),
+        "whatever has become of it"
+    );
     for other in [
         r#"{"order_id":7,"username":"bob","amount":20,"lines":[{"sku":"tea","quantity":2}]}"#,
         r#"{"order_id":7,"username":"ada","amount":20.01,"lines":[{"sku":"tea","quantity":2}]}"#,
@@ -90,7 +98,7 @@ fn the_same_order_again_is_a_replay_and_any_difference_a_conflict() {
         r#"{"order_id":7,"username":"ada","amount":20}"#,
     ] {
         assert_eq!(
-            standing(&order(other), Some(&stored)),
+            standing(&order(other), Some(confirmed.clone())),
             Standing::Conflict,
             "{other}"
         );

@@ -160,7 +160,7 @@ impl Shop {
         let healed = Instant::now();
         eventually(SOON, "orders to be taken again", || async {
             let (answer, _) = self.order().await?;
-            ensure!(answer.status == 201, "{answer:?}");
+            ensure!(answer.status == 202, "{answer:?}");
             Ok(())
         })
         .await;
@@ -213,7 +213,7 @@ impl Shop {
             .await?;
         self.inject("status 503").await?;
         let (answer, _) = self.order().await?;
-        ensure!(answer.status == 201, "{answer:?}");
+        ensure!(answer.status == 202, "{answer:?}");
         let metrics = self.metrics("order").await?;
         let fallbacks = value(&metrics, "fallbacks_total", &[("cluster", "shop/user/http")]);
         ensure!(fallbacks >= 1.0, "{metrics}");

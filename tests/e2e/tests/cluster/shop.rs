@@ -28,7 +28,7 @@ async fn new_user(shop: &str) -> Result<String> {
 }
 
 #[tokio::test]
-async fn an_order_of_a_known_user_is_stored_and_found_again() -> Result<()> {
+async fn an_order_of_a_known_user_is_placed_and_found_again() -> Result<()> {
     let _lock = share_shop().await?;
     let shop = Cluster::connect().await?.gateway;
     let username = new_user(&shop).await?;
@@ -36,13 +36,20 @@ async fn an_order_of_a_known_user_is_stored_and_found_again() -> Result<()> {
     let order = json!({"order_id": id, "username": username, "amount": 19.99});
 
     let created = http::post(&format!("{shop}/order/orders/"), &order).await?;
-    assert_eq!(created.status, 201, "{created:?}");
+    assert_eq!(created.status, 202, "{created:?}");
     // As a client resolves it: against the URL that it called.
     let location = created.headers["location"].to_str()?;
     assert_eq!(location, format!("/order/orders/{id}"));
-    let followed = http::get(&format!("{shop}{location}")).await?;
-    assert_eq!(followed.status, 200, "{followed:?}");
-    assert_eq!(followed.body["order_id"], Value::from(id));
+    eventually(Duration::from_secs(30), "the order to be placed", || async {
+        let followed = http::get(&format!("{shop}{location}")).await?;
+        ensure!(
+            followed.status == 200 && followed.body["status"] == "Completed",
+            "{followed:?}"
+        );
+        ensure!(followed.body["order_id"] == Value::from(id), "{followed:?}");
+        Ok(())
+    })
+    .await;
     let again = http::post(&format!("{shop}/order/orders/"), &order).await?;
     assert_eq!(
         again.status, 200,
