@@ -13,7 +13,7 @@ use crate::node::{self, Node, binary, runtime};
 use crate::paths::Paths;
 use crate::provider::{self, Name, Options};
 use crate::up::{self, Wishes};
-use crate::{down, generated, layers, lifecycle, logs, sizes, soak, status, test};
+use crate::{down, generated, layers, lifecycle, logs, new_service, sizes, soak, status, test};
 
 #[derive(Parser)]
 #[command(
@@ -99,6 +99,11 @@ enum Verb {
     Soak {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
+    },
+    /// Write another service of the shop, ready to test and to bring up: package, manifest, database
+    NewService {
+        /// Its name, of a-z, 0-9 and '-': `shipping`
+        name: String,
     },
     /// Fail if a package depends on one that it must not know
     CheckLayers,
@@ -202,6 +207,7 @@ impl Arguments {
             Verb::Bench { bench, options } => bench::run(&paths, bench, &options),
             Verb::CheckCluster => lifecycle::check(&paths),
             Verb::Soak { arguments } => match soak::run(&paths, &arguments)? {},
+            Verb::NewService { name } => new_service::run(&paths.repository, &name),
             Verb::CheckLayers => layers::check(&paths.repository),
             Verb::CheckSizes => sizes::check(&paths.repository),
             Verb::Crds { check } => generated::crds(&paths, check),

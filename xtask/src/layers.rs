@@ -7,15 +7,16 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use serde::Deserialize;
+use anyhow::{Result, bail};
 
 use crate::command::{cargo, output};
+use crate::workspace::{Package, Workspace};
 
 /// Packages that only compute.
-const PURE: [&str; 7] = [
+const PURE: [&str; 8] = [
     "trellis-api",
     "trellis-expression",
+    "trellis-messaging",
     "trellis-operator-desired",
     "trellis-proxy-config",
     "trellis-rate",
@@ -35,36 +36,9 @@ const IMPURE: [&str; 9] = [
     "tonic",
 ];
 
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
-    workspace_root: String,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Package {
-    name: String,
-    manifest_path: String,
-    dependencies: Vec<Dependency>,
-    targets: Vec<Target>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Dependency {
-    name: String,
-    path: Option<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Target {
-    kind: Vec<String>,
-}
-
 /// Fails if a rule is broken, naming each case.
 pub fn check(repository: &Path) -> Result<()> {
-    let text = output(cargo(repository).args(["metadata", "--format-version", "1", "--no-deps"]))?;
-    let metadata: Metadata = serde_json::from_str(&text).context("failed to parse cargo metadata")?;
-    let mut faults = between(&metadata.packages, &metadata.workspace_root);
+    let mut faults = between(&Workspace::read(repository)?);
     for package in PURE {
         let tree = output(cargo(repository).args([
             "tree",
@@ -93,20 +67,9 @@ pub fn check(repository: &Path) -> Result<()> {
 }
 
 /// Dependencies inside the workspace that point the wrong way.
-fn between(packages: &[Package], root: &str) -> Vec<String> {
-    let folder = |package: &Package| {
-        package
-            .manifest_path
-            .trim_start_matches(root)
-            .trim_start_matches('/')
-            .to_owned()
-    };
-    let is_deployable = |package: &Package| {
-        package
-            .targets
-            .iter()
-            .any(|target| target.kind.iter().any(|kind| kind == "bin"))
-    };
+fn between(workspace: &Workspace) -> Vec<String> {
+    let packages = &workspace.packages;
+    let is_library = |package: &Package| workspace.place(package).starts_with("crates/");
     let mut faults = Vec::new();
     for package in packages {
         for dependency in package
@@ -120,12 +83,12 @@ fn between(packages: &[Package], root: &str) -> Vec<String> {
             else {
                 continue;
             };
-            if is_deployable(below) {
+            if below.is_program() {
                 faults.push(format!(
                     "{} depends on {}, which is a program: share a library under crates/ instead",
                     package.name, below.name
                 ));
-            } else if folder(package).starts_with("crates/") && !folder(below).starts_with("crates/") {
+            } else if is_library(package) && !is_library(below) {
                 faults.push(format!(
                     "{} is a library and depends on {}, which is above it",
                     package.name, below.name
@@ -149,6 +112,14 @@ fn reached(package: &str, tree: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workspace::{Dependency, Target};
+
+    fn workspace(packages: &[Package]) -> Workspace {
+        Workspace {
+            packages: packages.to_vec(),
+            workspace_root: "/r".to_owned(),
+        }
+    }
 
     fn package(path: &str, name: &str, kind: &str, dependencies: &[&str]) -> Package {
         Package {
@@ -175,9 +146,9 @@ mod tests {
             package("operator/controller", "controller", "bin", &["api", "desired"]),
             package("cli", "cli", "bin", &["desired"]),
         ];
-        assert_eq!(between(&packages, "/r"), Vec::<String>::new());
+        assert_eq!(between(&workspace(&packages)), Vec::<String>::new());
         packages.push(package("services/a", "a", "bin", &["controller"]));
-        let faults = between(&packages, "/r");
+        let faults = between(&workspace(&packages));
         assert!(
             faults.len() == 1 && faults[0].contains("a depends on controller"),
             "{faults:?}"
@@ -190,7 +161,7 @@ mod tests {
             package("crates/api", "api", "lib", &["desired"]),
             package("operator/desired", "desired", "lib", &[]),
         ];
-        assert!(between(&packages, "/r")[0].contains("above"));
+        assert!(between(&workspace(&packages))[0].contains("above"));
     }
 
     #[test]

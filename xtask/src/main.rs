@@ -15,6 +15,7 @@ mod layers;
 mod lifecycle;
 mod lock;
 mod logs;
+mod new_service;
 mod node;
 mod packages;
 mod paths;
@@ -30,6 +31,7 @@ mod space;
 mod status;
 mod test;
 mod up;
+mod workspace;
 
 use std::process::ExitCode;
 

@@ -14,27 +14,18 @@ use super::{Image, Layer, Run, base, layer};
 use crate::command::{cargo, output, tail};
 use crate::paths::Paths;
 use crate::progress::{self, Step};
-
-/// Packages whose binary becomes an image of the same name.
-pub const PACKAGES: [&str; 8] = [
-    "trellis-operator",
-    "trellis-proxy",
-    "trellis-quota",
-    "trellis-saga",
-    "shop-user",
-    "shop-order",
-    "shop-inventory",
-    "shop-payment",
-];
+use crate::workspace::Workspace;
 
 /// Compiles, for speed if wanted, and makes the images.
 pub fn build(paths: &Paths, release: bool) -> Result<Vec<Image>> {
     let profile: &[&str] = if release { &["--profile", "optimized"] } else { &[] };
-    let binaries = compile(&paths.repository, &PACKAGES, profile)?;
+    let workspace = Workspace::read(&paths.repository)?;
+    let packages = workspace.images();
+    let binaries = compile(&paths.repository, &packages, profile)?;
     let folder = paths.layers();
     let step = progress::step("images of the services");
     let base = base::of_services(&folder)?;
-    let images = PACKAGES
+    let images = packages
         .iter()
         .map(|name| {
             let binary = binaries
