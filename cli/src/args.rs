@@ -1,8 +1,12 @@
 //! The command line.
 
+mod conformance;
+
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+pub use self::conformance::Test;
 
 /// Check, render and rehearse Trellis objects without a cluster; look at runs of sagas and mend them.
 #[derive(Debug, Parser)]
@@ -40,6 +44,12 @@ pub enum SagaCommand {
     /// lost answer, an outage of an hour, the death of the engine, a request that arrives twice. Expressions are evaluated with
     /// values of many sorts. What ends stuck, out of order or with something left behind is printed as a timeline.
     Simulate(Simulate),
+    /// Play duplicates, null compensations, hanging and late actions against a participant; exit with 1 if it breaks the contract.
+    ///
+    /// Requests have the headers that the engine sends, and each case has a run of its own. What was done is taken back at the end of
+    /// each, as far as the participant can: name resources that nobody else uses. Which faults there are, and what they mean:
+    /// docs/guide/saga.md, "Testing a participant".
+    Test(Test),
     /// Start a run. The same key again is the same run.
     Start(Start),
     /// List runs, the newest first.

@@ -11,6 +11,7 @@
 //! check       documents -> faults
 //! render      documents -> objects
 //! simulate    sagas -> what they do when their steps fail
+//! conformance a participant -> whether it keeps to the contract
 //! runs        runs of sagas, by the engine in a cluster: the only part that needs one
 //! report      faults, for people or as JSON
 //! ```
@@ -21,6 +22,7 @@ use clap::Parser as _;
 
 mod args;
 mod check;
+mod conformance;
 mod duplicates;
 mod manifest;
 mod render;
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         args::Command::Saga(args::SagaCommand::Simulate(simulate)) => {
             simulate::run(simulate).map_err(render::Error::from)
         }
+        args::Command::Saga(args::SagaCommand::Test(test)) => return leave(conformance::run(test)),
         args::Command::Saga(command) => return leave(runs::run(command)),
     };
     leave(no_faults)

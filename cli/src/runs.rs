@@ -61,8 +61,8 @@ pub fn run(command: &SagaCommand) -> Result<bool, Error> {
 
 async fn perform(command: &SagaCommand) -> Result<bool, Error> {
     match command {
-        // It is done without a cluster.
-        SagaCommand::Simulate(_) => Ok(true),
+        // They are done without a cluster.
+        SagaCommand::Simulate(_) | SagaCommand::Test(_) => Ok(true),
         SagaCommand::Start(start) => self::start(start).await,
         SagaCommand::List(list) => self::list(list).await,
         SagaCommand::Show(show) => {

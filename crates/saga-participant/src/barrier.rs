@@ -240,7 +240,7 @@ where
 }
 
 /// Whether the same request would be refused whenever it came: what the engine takes for a failure.
-fn is_for_good(status: StatusCode) -> bool {
+pub(crate) fn is_for_good(status: StatusCode) -> bool {
     let may_pass = [
         StatusCode::REQUEST_TIMEOUT,
         StatusCode::TOO_EARLY,
@@ -249,7 +249,7 @@ fn is_for_good(status: StatusCode) -> bool {
     status.is_client_error() && !may_pass.contains(&status)
 }
 
-fn compensated_before(branch: &Branch) -> Problem {
+pub(crate) fn compensated_before(branch: &Branch) -> Problem {
     Problem::new(Kind::Conflict).detail(format!(
         "step {:?} of run {:?} was compensated before this request came, and nothing was done; start another run",
         branch.step(),

@@ -110,6 +110,12 @@ impl Branch {
         &self.idempotency_key
     }
 
+    /// `None` for a request that comes from no saga.
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Option<Self>, HeaderError> {
+        let of_a_saga = OF_SAGAS.iter().any(|header| headers.contains_key(*header));
+        of_a_saga.then(|| Self::read(headers)).transpose()
+    }
+
     fn read(headers: &HeaderMap) -> Result<Self, HeaderError> {
         Ok(Self {
             run: text(headers, RUN)?.to_owned(),
@@ -140,8 +146,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for Branch {
     type Rejection = HeaderError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, HeaderError> {
-        let of_a_saga = OF_SAGAS.iter().any(|header| parts.headers.contains_key(*header));
-        of_a_saga.then(|| Self::read(&parts.headers)).transpose()
+        Self::of(&parts.headers)
     }
 }
 

@@ -21,15 +21,19 @@
 //! **Caveats.** What the work does elsewhere (a call, a message not in the outbox) is not undone. Rows older
 //! than [`RETENTION`] are forgotten, so a run must not be longer under way. Headers of an answer are not
 //! stored, so there is no 202 with `Location`: work that takes long needs a record of its own.
+//!
+//! A service without such a transaction has [`BestEffort`], which protects against less: see there.
 
 mod answer;
 mod barrier;
+pub mod best_effort;
 mod branch;
 
 use std::time::Duration;
 
 pub use answer::Answer;
 pub use barrier::Barrier;
+pub use best_effort::{BestEffort, BestEffortLayer};
 pub use branch::{Branch, HeaderError, Op};
 
 /// The table, for a migration of the service.
