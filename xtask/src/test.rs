@@ -21,6 +21,7 @@ use crate::{generated, layers, lifecycle, packages, sizes, soak};
 const END_TO_END: &str = "e2e_*";
 const CLUSTER: &str = "e2e_cluster";
 const DROPS: &str = "e2e_drops";
+const ORDERS: &str = "e2e_orders";
 /// How many tests of a cluster run at once: they wait for it most of the time.
 const AT_ONCE: &str = "--test-threads=4";
 
@@ -163,13 +164,14 @@ fn end_to_end(paths: &Paths) -> Result<()> {
         let beside = scope.spawn(|| test(soak::CONVERGENCE, &[]).output());
         let cluster = passed(&mut test(CLUSTER, &["--", AT_ONCE]));
         let drops = passed(&mut test(DROPS, &[]));
+        let orders = passed(&mut test(ORDERS, &[]));
         let beside = beside
             .join()
             .map_err(|_| anyhow!("failed to run {}", soak::CONVERGENCE))??;
         io::stderr().write_all(&beside.stderr)?;
         io::stdout().write_all(&beside.stdout)?;
         let beside = succeeded(beside.status, &test(soak::CONVERGENCE, &[]));
-        cluster.and(drops).and(beside)
+        cluster.and(drops).and(orders).and(beside)
     })
 }
 

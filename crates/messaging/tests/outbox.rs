@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use prometheus_client::registry::Registry;
@@ -20,6 +21,8 @@ use trellis_testkit::wait;
 struct Receiver {
     came: Arc<Mutex<BTreeMap<String, u32>>>,
     mood: Arc<Mutex<Mood>>,
+    /// How many are being delivered now, and at most were.
+    under_way: Arc<(AtomicUsize, AtomicUsize)>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -32,6 +35,8 @@ enum Mood {
     Picky(&'static str),
     /// Never answers.
     Silent,
+    /// Fails at some message in a way that nobody has foreseen.
+    Broken,
 }
 
 struct Service {
@@ -51,6 +56,11 @@ impl Deliver for Receiver {
             .entry(message.id().to_owned())
             .or_default() += 1;
         let mood = *self.mood.lock().unwrap();
+        assert!(mood != Mood::Broken, "the receiver is broken");
+        let (now, most) = &*self.under_way;
+        most.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+        tokio::task::yield_now().await;
+        now.fetch_sub(1, Ordering::Relaxed);
         let is_refused = mood == Mood::Ill || mood == Mood::Picky("picked") && message.id() == "picked";
         if mood == Mood::Silent {
             std::future::pending::<()>().await;
@@ -230,4 +240,40 @@ async fn a_database_that_goes_away_loses_nothing() {
     service.own.come_back().await;
     service.is_empty().await;
     assert_eq!(service.came().len(), 10);
+}
+
+#[tokio::test]
+async fn of_many_that_wait_no_more_are_delivered_at_once_than_a_replica_has_room_for() {
+    let mut service = Service::start().await;
+    let many = "INSERT INTO outbox (id, type, subject, data) SELECT n::text, 'test', 'thing', '1' FROM generate_series(1, 3000) n";
+    sqlx::query(many)
+        .execute(service.database.pool().unwrap())
+        .await
+        .unwrap();
+    sqlx::query("ANALYZE outbox")
+        .execute(service.database.pool().unwrap())
+        .await
+        .unwrap();
+    for _ in 0..3 {
+        service.dispatch();
+    }
+    service.is_empty().await;
+    let came = service.came();
+    assert_eq!((came.len(), came.values().max()), (3000, Some(&1)));
+    let most = service.receiver.under_way.1.load(Ordering::Relaxed);
+    assert!((2..=3 * 32).contains(&most), "{most} at once");
+}
+
+#[tokio::test]
+async fn a_delivery_that_panics_ends_no_dispatcher() {
+    let mut service = Service::start().await;
+    service.becomes(Mood::Broken);
+    service.dispatch();
+    service.put("first", true).await;
+    wait::until("it was tried", async || service.came().contains_key("first")).await;
+    service.becomes(Mood::Good);
+    service.put("second", true).await;
+    service.forget_claims().await;
+    service.is_empty().await;
+    assert_eq!(service.came().keys().collect::<Vec<_>>(), ["first", "second"]);
 }

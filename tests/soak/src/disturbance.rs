@@ -9,9 +9,9 @@ use serde::Serialize;
 use crate::{
     edits,
     load::Load,
+    process::Process,
     sample::Quantiles,
     shop::{REPLICAS, Shop},
-    sidecar::Sidecar,
 };
 
 /// The service whose pods are disturbed: it calls another one and the database.
@@ -123,7 +123,7 @@ impl Disturbance {
                 shop.settled(SERVICE).await?;
             }
             Self::SidecarRestarted => {
-                let sidecar = Sidecar::of(&shop.serving_pod(SERVICE).await?)?;
+                let sidecar = Process::of_sidecar(&shop.serving_pod(SERVICE).await?)?;
                 // As the kubelet would: the proxy says to its callers that it ends, and ends what it has begun.
                 sidecar.signal(Signal::SIGTERM)?;
                 sidecar.restarted(shop).await?;
@@ -163,7 +163,7 @@ async fn without_operator(shop: &Shop) -> Result<()> {
 /// Nothing can save a request that a process held when it was killed, or that may have been acted on. Everything else goes
 /// elsewhere.
 async fn kill(shop: &Shop, load: &Load) -> Result<Told> {
-    let sidecar = Sidecar::of(&shop.serving_pod(SERVICE).await?)?;
+    let sidecar = Process::of_sidecar(&shop.serving_pod(SERVICE).await?)?;
     let from = load.now();
     sidecar.signal(Signal::SIGKILL)?;
     sidecar.gone().await?;

@@ -185,7 +185,7 @@ async fn address(gateway: &str) -> Result<SocketAddr> {
 }
 
 /// Waits for an order to end.
-async fn interrupted() -> Result<&'static str> {
+pub(crate) async fn interrupted() -> Result<&'static str> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(tokio::select! {

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use e2e::Cluster;
 use serde::Serialize;
 
 use crate::{
+    database,
     sample::Sample,
-    shop::NAMESPACE,
     traffic::{Kind, Ticket, Traffic},
 };
 
@@ -70,7 +70,7 @@ pub(crate) async fn judge(cluster: &Cluster, traffic: &Traffic, samples: &[Sampl
         traffic.username
     );
     settled(cluster, traffic).await?;
-    let printed = query_database(cluster, "order", &query).await?;
+    let printed = database::query(cluster, "order", &query).await?;
     let rows: Vec<Row> = printed.lines().map(parse).collect::<Result<_>>()?;
     Ok(compare(traffic, samples, &rows))
 }
@@ -83,7 +83,7 @@ async fn settled(cluster: &Cluster, traffic: &Traffic) -> Result<()> {
     );
     let deadline = Instant::now() + SETTLED;
     loop {
-        let left = query_database(cluster, "order", &query).await?;
+        let left = database::query(cluster, "order", &query).await?;
         if left.trim() == "0" {
             return Ok(());
         }
@@ -99,46 +99,19 @@ async fn settled(cluster: &Cluster, traffic: &Traffic) -> Result<()> {
 /// Takes the run's rows away again.
 pub(crate) async fn forget(cluster: &Cluster, traffic: &Traffic) -> Result<()> {
     let username = &traffic.username;
-    query_database(
+    database::query(
         cluster,
         "order",
         &format!("DELETE FROM orders WHERE username = '{username}'"),
     )
     .await?;
-    query_database(
+    database::query(
         cluster,
         "user",
         &format!("DELETE FROM users WHERE username = '{username}'"),
     )
     .await?;
     Ok(())
-}
-
-async fn query_database(cluster: &Cluster, database: &str, query: &str) -> Result<String> {
-    let (cluster, database, query) = (cluster.clone(), database.to_owned(), query.to_owned());
-    let run = move || {
-        cluster.kubectl([
-            "exec",
-            "-n",
-            NAMESPACE,
-            "postgres-0",
-            "--",
-            "psql",
-            "--username=postgres",
-            "--no-psqlrc",
-            "--tuples-only",
-            "--no-align",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "--dbname",
-            &database,
-            "--command",
-            &query,
-        ])
-    };
-    tokio::task::spawn_blocking(run)
-        .await?
-        .context("failed to ask the database")
 }
 
 fn parse(line: &str) -> Result<Row> {

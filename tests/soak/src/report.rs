@@ -109,6 +109,12 @@ impl Machine {
     }
 }
 
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} cores, {}, load {}", self.cores, self.processor, self.busy)
+    }
+}
+
 impl Run {
     /// Sums up.
     pub(crate) fn report(mut self, samples: &[Sample]) -> Report {
@@ -201,8 +207,8 @@ impl fmt::Display for Report {
         let (protocol, rate, machine) = (self.protocol.as_ref(), self.rate, &self.machine);
         writeln!(
             f,
-            "{protocol}, {rate} requests a second due at fixed times, {} connections; {} cores, {}, load {}",
-            self.connections, machine.cores, machine.processor, machine.busy
+            "{protocol}, {rate} requests a second due at fixed times, {} connections; {machine}",
+            self.connections
         )?;
         writeln!(
             f,

@@ -6,6 +6,7 @@
 //! Rows are claimed by what is due and locked with SKIP LOCKED, never read behind a remembered position: positions are given in
 //! another order than they are committed in, and a row that comes late would be passed over.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -20,6 +21,7 @@ use serde_json::value::RawValue;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use tokio::time;
+use tokio_util::task::AbortOnDropHandle;
 use trellis_chassis::db::{self, Database};
 use trellis_chassis::trace;
 
@@ -38,10 +40,11 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Longest text of an error that is kept.
 const MAX_ERROR: usize = 500;
 
+/// The array is made once; a subquery might be run again, and claim more.
 const CLAIM: &str = "
     UPDATE outbox SET due_at = now() + $2 * interval '1 ms', attempts = attempts + 1
-    WHERE position IN (
-        SELECT position FROM outbox WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+    WHERE position = ANY(ARRAY(
+        SELECT position FROM outbox WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED))
     RETURNING position, id, type, subject, data::text AS data, traceparent, attempts";
 
 const TAKEN: &str = "DELETE FROM outbox WHERE position = ANY($1)";
@@ -107,13 +110,26 @@ impl<D: Deliver> Dispatcher<D> {
         }
     }
 
-    /// Delivers, for as long as the process lives.
+    /// Delivers, for as long as the process lives. What panics is begun again: nothing waits for ever because of something else.
     pub async fn run(self) {
+        let dispatcher = Arc::new(self);
+        loop {
+            let work = Arc::clone(&dispatcher);
+            let work = AbortOnDropHandle::new(tokio::spawn(async move { work.work().await }));
+            if let Err(error) = work.await {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(error, "the delivery of messages ended; it begins again");
+            }
+            time::sleep(LOOK).await;
+        }
+    }
+
+    async fn work(&self) {
         let mut under_way = FuturesUnordered::new();
         let mut looks = time::interval(LOOK);
         looks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
-            let room = AT_ONCE - under_way.len();
+            let room = AT_ONCE.saturating_sub(under_way.len());
             let claimed = self.claim(room).await;
             // As many as were asked for: there may be more.
             let is_full = claimed.len() == room;

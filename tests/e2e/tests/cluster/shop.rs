@@ -46,7 +46,7 @@ async fn an_order_of_a_known_user_is_placed_and_found_again() -> Result<()> {
             followed.status == 200 && followed.body["status"] == "Completed",
             "{followed:?}"
         );
-        ensure!(followed.body["order_id"] == Value::from(id), "{followed:?}");
+        ensure!(followed.body["order_id"] == id, "{followed:?}");
         Ok(())
     })
     .await;
