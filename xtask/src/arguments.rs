@@ -13,7 +13,7 @@ use crate::node::{self, Node, binary, runtime};
 use crate::paths::Paths;
 use crate::provider::{self, Name, Options};
 use crate::up::{self, Wishes};
-use crate::{down, generated, layers, lifecycle, logs, new_service, sizes, soak, status, test};
+use crate::{demo, down, generated, layers, lifecycle, logs, new_service, sizes, soak, status, test};
 
 #[derive(Parser)]
 #[command(
@@ -94,7 +94,9 @@ enum Verb {
     },
     /// Try what `up` and `down` promise, and print the times: kills components, cuts the power, takes the cluster down and up
     CheckCluster,
-    /// Long runs, and what they found: `drops` and `quota` on the cluster, `crashes` and `rest` without one; `cargo xtask soak drops --help`
+    /// Tell what sagas are for: a good order, a declined one, one that is stuck and mended, a cancellation; on the running cluster
+    Demo,
+    /// Long runs, and what they found: `drops`, `orders` and `quota` on the cluster, `crashes` and `rest` without one; `cargo xtask soak drops --help`
     #[command(disable_help_flag = true)]
     Soak {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -206,6 +208,7 @@ impl Arguments {
             Verb::Test { no_e2e, fresh } => test::run(&paths, !no_e2e, fresh),
             Verb::Bench { bench, options } => bench::run(&paths, bench, &options),
             Verb::CheckCluster => lifecycle::check(&paths),
+            Verb::Demo => demo::run(&paths),
             Verb::Soak { arguments } => match soak::run(&paths, &arguments)? {},
             Verb::NewService { name } => new_service::run(&paths.repository, &name),
             Verb::CheckLayers => layers::check(&paths.repository),

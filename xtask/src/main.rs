@@ -5,6 +5,7 @@
 mod arguments;
 mod bench;
 mod command;
+mod demo;
 mod digest;
 mod down;
 mod generated;

@@ -3,7 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Cluster, eventually, image, namespace::with_namespace_alone, wait::until_ready};
+use e2e::{
+    Cluster,
+    cluster::{share_shop, xtask},
+    eventually, image,
+    namespace::with_namespace_alone,
+    wait::until_ready,
+};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt,
@@ -101,6 +107,20 @@ async fn runs_end_as_they_should_though_every_replica_of_the_engine_is_killed() 
         Ok(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_is_told_to_its_end() -> Result<()> {
+    let _lock = share_shop().await?;
+    let told = tokio::task::spawn_blocking(|| xtask(["demo"])).await??;
+    for end in [
+        "\"status\":\"Rejected\"",
+        "  skip capture by ",
+        "\"status\":\"Cancelled\"",
+    ] {
+        ensure!(told.contains(end), "{end} is not in\n{told}");
+    }
+    Ok(())
 }
 
 /// A participant, and a saga over it that every replica of the engine has.
