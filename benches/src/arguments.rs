@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{limiter, operator, proxy, saga, saga_engine};
+use crate::{limiter, operator, proxy, saga, saga_core};
 
 #[derive(Parser)]
 #[command(name = "trellis-bench", version)]
@@ -29,10 +29,10 @@ enum Bench {
     Operator(operator::Options),
     /// The proxy beside Envoy and nginx
     Proxy(proxy::Options),
-    /// Sagas: check, decisions, log, memory
-    Saga(saga::Options),
     /// The saga engine over PostgreSQL, beside the disk and pgbench
-    SagaEngine(saga_engine::Options),
+    Saga(saga::Options),
+    /// What of sagas needs no store: check, decisions, log, memory
+    SagaCore(saga_core::Options),
 }
 
 impl Arguments {
@@ -49,7 +49,7 @@ impl Arguments {
             Bench::Limiter(options) => limiter::run(options, &self.work, &self.output),
             Bench::Proxy(options) => proxy::run(options, &self.work, &self.output),
             Bench::Saga(options) => saga::run(options, &self.output),
-            Bench::SagaEngine(options) => saga_engine::run(options, &self.output),
+            Bench::SagaCore(options) => saga_core::run(options, &self.output),
         }
     }
 }

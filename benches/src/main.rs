@@ -12,7 +12,7 @@ mod process;
 mod proxy;
 mod report;
 mod saga;
-mod saga_engine;
+mod saga_core;
 mod statistics;
 mod wait;
 

@@ -1,396 +1,533 @@
-//! What sagas cost: the check of a definition, a decision, the log, and a run in memory.
+//! What the saga engine does over PostgreSQL that keeps what it commits: runs and transitions a second, and how long a run takes, with
+//! participants in this process.
 //!
-//! There is no peer beside it: no other engine has its decisions apart from its storage, or checks a definition's types. The engines are
-//! compared where they store.
-//!
-//! Times are those of the process on a processor; the median round is shown.
+//! In the same run: how long the disk takes to keep 256 bytes, and what `pgbench` does with one INSERT a transaction and eight clients.
+//! A transition is a record: something happened to a run, was decided on, and is on the disk.
 
-use std::{hint::black_box, path::Path, time::Duration};
+use std::{
+    fs::{self, OpenOptions},
+    io::Write as _,
+    os::fd::AsFd as _,
+    path::Path,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, bail};
 use clap::Args;
-use nix::time::{ClockId, clock_gettime};
+use futures::future::join_all;
+use nix::unistd::fdatasync;
 use serde::Serialize;
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
+use sqlx::{ConnectOptions as _, postgres::PgConnectOptions};
+use tokio::{runtime::Runtime, sync::oneshot, task::JoinHandle};
+use tokio_postgres::Config;
 use trellis_saga_core::{
-    Definition,
-    event::{Effect, Event, Op, Outcome, Payload, Time},
-    log::{self, Record},
-    plan::Plan,
-    run::{self, State},
+    Definition, canonical,
+    event::{Outcome, Payload},
 };
+use trellis_saga_engine::{
+    definitions::Definitions,
+    engine::{Engine, Request},
+    id::PARTITIONS,
+    observe::{Nobody, Observe},
+    participants::{Participants, Try},
+    store::{
+        Replica, Revision, Store as _,
+        postgres::{self, Options as Connect, Postgres},
+    },
+};
+use trellis_testkit::postgres::{self as server, TestDatabase};
 
 use crate::{
     machine::Machine,
     report::{self, Table},
-    statistics::Spread,
 };
+
+/// Runs that an engine looks after at most.
+const MOST_RUNS: usize = 100_000;
+/// Of the runs that are measured beside finished ones.
+const KEPT_STEPS: usize = 3;
+const KEPT_IN_FLIGHT: usize = 256;
+/// Times that both are measured in a round.
+const KEPT_TURNS: usize = 3;
 
 /// What to measure.
 #[derive(Debug, Args, Serialize)]
 pub struct Options {
-    /// Rounds
-    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// Rounds; each has every measurement once
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Runs in each round of decisions
-    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
-    runs: u32,
+    /// Runs in flight
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 256, 4096])]
+    in_flight: Vec<usize>,
+    /// Steps of a run
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 3, 9])]
+    steps: Vec<usize>,
+    /// Finished runs that are kept, beside a store without any; 0: do not measure that
+    #[arg(long, default_value_t = 1_000_000)]
+    kept: u64,
 }
 
 #[derive(Debug, Serialize)]
 struct Figures<'a> {
     options: &'a Options,
-    checks: Vec<Check>,
-    decisions: Vec<Decisions>,
-    memory: Vec<Memory>,
+    rounds: Vec<Round>,
 }
 
-/// The check of a definition.
 #[derive(Debug, Serialize)]
-struct Check {
+struct Round {
+    /// Microseconds to keep 256 bytes: median and 99th percentile.
+    fsync_us: (f64, f64),
+    /// Transactions of one INSERT a second, eight clients.
+    pgbench: f64,
+    /// Milliseconds of one transaction, one client.
+    commit_ms: f64,
+    engine: Vec<Measured>,
+    /// The same measurement without finished runs and with many, in turns.
+    kept: Vec<(Measured, Measured)>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct Measured {
     steps: usize,
-    /// Whether each step has other expressions.
-    different: bool,
-    expressions: usize,
-    /// Milliseconds.
-    time: Spread,
+    in_flight: usize,
+    runs: f64,
+    transitions: f64,
+    p50_ms: f64,
+    p99_ms: f64,
 }
 
-/// Decisions of a sort of run.
-#[derive(Debug, Serialize)]
-struct Decisions {
-    run: &'static str,
-    events: usize,
-    /// Millions of events a second, on one processor, by [`State::apply`].
-    rate: Spread,
-    /// The same by [`run::decide`], which leaves the earlier state as it is.
-    decide: Spread,
-    /// The same with the record written into memory and its checksum.
-    with_log: Spread,
-    /// The same read from records and decided again.
-    replayed: Spread,
-    /// Bytes of log an event.
-    bytes: f64,
-}
+/// Does whatever it is asked at once.
+#[derive(Default)]
+struct AtOnce(AtomicU64);
 
-/// Memory of runs.
-#[derive(Debug, Serialize)]
-struct Memory {
-    run: &'static str,
-    /// Bytes by which the process grew, a run.
-    bytes: f64,
+impl Participants for AtOnce {
+    async fn call(&self, _: Try) -> Outcome {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Outcome::Done(Some(Payload::from("{}")))
+    }
 }
 
 /// Measures, prints and writes.
 pub fn run(options: &Options, output: &Path) -> Result<()> {
     let machine = Machine::look()?;
     println!("{}", machine.describe());
-    // First: what was freed before would be used again.
-    let memory = vec![
-        memory("10 steps, half of them done", 10)?,
-        memory("30 steps, half of them done", 30)?,
-    ];
-    let checks = [(30, false), (300, false), (1000, false), (1000, true)]
-        .into_iter()
-        .map(|(steps, different)| check(options, steps, different))
-        .collect::<Result<Vec<_>>>()?;
-    let decisions = vec![
-        decisions(options, "10 steps in a row, completed", &chain(10)?, None)?,
-        decisions(
-            options,
-            "10 steps in a row, the last is refused",
-            &chain(10)?,
-            Some(9),
-        )?,
-        decisions(options, "20 steps side by side, completed", &beside(20)?, None)?,
-    ];
-    let mut table = Table::new(["check", "expressions", "ms"]);
-    for check in &checks {
+    let runtime = Runtime::new()?;
+    let rounds: Vec<Round> = (0..options.rounds)
+        .map(|n| {
+            eprintln!("round {}", n + 1);
+            runtime.block_on(round(options))
+        })
+        .collect::<Result<_>>()?;
+    let mut table = Table::new([
+        "disk and database",
+        "p50 us",
+        "p99 us",
+        "INSERT/s, 8 clients",
+        "ms a commit, 1 client",
+    ]);
+    for round in &rounds {
         table.row([
-            format!(
-                "{} steps{}",
-                check.steps,
-                if check.different { ", all different" } else { "" }
-            ),
-            check.expressions.to_string(),
-            format!("{:.2}", check.time.median),
+            "256 bytes on disk".to_owned(),
+            format!("{:.0}", round.fsync_us.0),
+            format!("{:.0}", round.fsync_us.1),
+            format!("{:.0}", round.pgbench),
+            format!("{:.2}", round.commit_ms),
         ]);
     }
     println!("\n{}", table.text());
     let mut table = Table::new([
-        "decisions",
-        "events",
-        "M events/s",
-        "decide",
-        "with log",
-        "replayed",
-        "bytes an event",
+        "engine",
+        "in flight",
+        "runs/s",
+        "transitions/s",
+        "of pgbench",
+        "p50 ms",
+        "p99 ms",
     ]);
-    for row in &decisions {
+    for (place, measured) in rounds
+        .first()
+        .map(|round| &round.engine)
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
+        let of = |value: fn(&Measured) -> f64| {
+            median(rounds.iter().map(|round| value(&round.engine[place])).collect())
+        };
+        let ratio = median(
+            rounds
+                .iter()
+                .map(|round| round.engine[place].transitions / round.pgbench)
+                .collect(),
+        );
         table.row([
-            row.run.to_owned(),
-            row.events.to_string(),
-            format!("{:.2}", row.rate.median),
-            format!("{:.2}", row.decide.median),
-            format!("{:.2}", row.with_log.median),
-            format!("{:.2}", row.replayed.median),
-            format!("{:.0}", row.bytes),
+            format!("{} steps", measured.steps),
+            measured.in_flight.to_string(),
+            format!("{:.0}", of(|m| m.runs)),
+            format!("{:.0}", of(|m| m.transitions)),
+            format!("{ratio:.2}"),
+            format!("{:.2}", of(|m| m.p50_ms)),
+            format!("{:.2}", of(|m| m.p99_ms)),
         ]);
     }
     println!("\n{}", table.text());
-    let mut table = Table::new(["a run in memory", "bytes"]);
-    for row in &memory {
-        table.row([row.run.to_owned(), format!("{:.0}", row.bytes)]);
-    }
-    println!("\n{}", table.text());
-    let figures = Figures {
-        options,
-        checks,
-        decisions,
-        memory,
-    };
-    report::write(output, "saga", &machine, &figures)
-}
-
-/// Time of this process on processors.
-fn now() -> Result<Duration> {
-    let time =
-        clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).context("failed to read the process' clock")?;
-    Ok(time.into())
-}
-
-fn check(options: &Options, steps: usize, different: bool) -> Result<Check> {
-    eprintln!("check: {steps} steps");
-    let mut definition = chain(steps)?;
-    if different {
-        for (i, step) in definition.steps.iter_mut().enumerate() {
-            let text = format!("${{input.lines.filter(line, line.size() > {i}).map(line, line + '-{i}')}}");
-            if let Some(body) = &mut step.action.body {
-                body["lines"] = text.into();
-            }
-        }
-    }
-    let mut times = Vec::new();
-    for _ in 0..options.rounds {
-        let begin = now()?;
-        let program = trellis_saga_core::compile(black_box(&definition));
-        let time = now()?.saturating_sub(begin);
-        black_box(program.map_err(|faults| anyhow!("{}", faults[0]))?);
-        times.push(time.as_secs_f64() * 1e3);
-    }
-    Ok(Check {
-        steps,
-        different,
-        // In each step: a path and a body of an action, the path of a compensation.
-        expressions: steps * 4,
-        time: Spread::of(times).context("no rounds")?,
-    })
-}
-
-/// The events of a run, by doing what it asks for.
-fn events(plan: &Plan, refused: Option<u32>) -> Result<Vec<(Time, Event)>> {
-    let begin = Event::Started {
-        input: Some(Payload::from(r#"{"id":"7","lines":["a","b"]}"#)),
-        seed: 7,
-    };
-    let mut events = vec![(Time(1), begin.clone())];
-    let (mut state, mut effects) = run::start(plan, &begin, Time(1))?;
-    while let Some(effect) = (!effects.is_empty()).then(|| effects.remove(0)) {
-        let Effect::Call { call, attempt, .. } = effect else {
-            continue;
-        };
-        let outcome = if refused == Some(call.step) && call.op == Op::Action {
-            Outcome::Failed("422".into())
-        } else {
-            Outcome::Done(Some(Payload::from(
-                r#"{"id":"0198c1de-4b7a-7c3e-9f00-2b1a3c4d5e6f"}"#,
-            )))
-        };
-        let at = Time(events.len() as u64 + 1);
-        let event = Event::Answered {
-            call,
-            attempt,
-            outcome,
-        };
-        state.apply(plan, &event, at, &mut effects)?;
-        events.push((at, event));
-    }
-    if state.end().is_none() {
-        return Err(anyhow!("the run has not ended"));
-    }
-    Ok(events)
-}
-
-fn decisions(
-    options: &Options,
-    name: &'static str,
-    definition: &Definition,
-    refused: Option<u32>,
-) -> Result<Decisions> {
-    eprintln!("decisions: {name}");
-    let plan = Plan::new(definition).context("no order")?;
-    let events = events(&plan, refused)?;
-    let records: Vec<Record> = events
+    let kept: Vec<f64> = rounds
         .iter()
-        .zip(0..)
-        .map(|((at, event), sequence)| Record {
-            sequence,
-            at: *at,
-            event: event.clone(),
-        })
+        .flat_map(|round| &round.kept)
+        .map(|(without, with)| with.transitions / without.transitions)
         .collect();
-    let mut bytes = Vec::new();
-    records.iter().for_each(|record| log::append(record, &mut bytes));
-    let millions = f64::from(options.runs) * events.len() as f64 / 1e6;
-    let (mut rate, mut decide) = (Vec::new(), Vec::new());
-    let (mut with_log, mut replayed) = (Vec::new(), Vec::new());
-    let mut effects = Vec::new();
-    let mut buffer = Vec::new();
-    for _ in 0..options.rounds {
-        let begin = now()?;
-        for _ in 0..options.runs {
-            black_box(play(&plan, &events, &mut effects)?);
-        }
-        rate.push(millions / now()?.saturating_sub(begin).as_secs_f64());
-        let begin = now()?;
-        for _ in 0..options.runs {
-            black_box(decide_all(&plan, &events)?);
-        }
-        decide.push(millions / now()?.saturating_sub(begin).as_secs_f64());
-        let begin = now()?;
-        for _ in 0..options.runs {
-            buffer.clear();
-            records.iter().for_each(|record| log::append(record, &mut buffer));
-            black_box(play(&plan, &events, &mut effects)?);
-        }
-        with_log.push(millions / now()?.saturating_sub(begin).as_secs_f64());
-        let begin = now()?;
-        for _ in 0..options.runs {
-            let contents = log::read(black_box(&bytes))?;
-            let events = contents.records.iter().map(|record| (record.at, &record.event));
-            let state =
-                run::replay(&plan, events).map_err(|(place, refused)| anyhow!("{place}: {refused}"))?;
-            black_box(state);
-        }
-        replayed.push(millions / now()?.saturating_sub(begin).as_secs_f64());
+    if !kept.is_empty() {
+        println!(
+            "\nwith {} finished runs kept: {:.2} of the transitions/s without ({KEPT_STEPS} steps, {KEPT_IN_FLIGHT} in flight, median of {})",
+            options.kept,
+            median(kept.clone()),
+            kept.len()
+        );
     }
-    Ok(Decisions {
-        run: name,
-        events: events.len(),
-        rate: Spread::of(rate).context("no rounds")?,
-        decide: Spread::of(decide).context("no rounds")?,
-        with_log: Spread::of(with_log).context("no rounds")?,
-        replayed: Spread::of(replayed).context("no rounds")?,
-        bytes: bytes.len() as f64 / events.len() as f64,
+    report::write(output, "saga", &machine, &Figures { options, rounds })
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+async fn round(options: &Options) -> Result<Round> {
+    let database = TestDatabase::durable().await;
+    let connect = connect(&database).await?;
+    let folder = database.binding_root().parent().context("no folder")?.to_owned();
+    let fsync_us = fsync(&folder)?;
+    let (pgbench, _) = pgbench(&database, 8, options.seconds)?;
+    let (_, commit_ms) = self::pgbench(&database, 1, options.seconds)?;
+    let store = Arc::new(Postgres::new(&connect));
+    for &steps in &options.steps {
+        store.put_revision(&revision(steps)?).await?;
+    }
+    let engine = Running::start(store).await?;
+    let mut measured = Vec::new();
+    for &steps in &options.steps {
+        for &in_flight in &options.in_flight {
+            eprintln!("{steps} steps, {in_flight} in flight");
+            measured.push(measure(&engine.engine, steps, in_flight, options.seconds).await?);
+        }
+    }
+    engine.stop().await?;
+    let kept = match options.kept {
+        0 => Vec::new(),
+        runs => kept(options, runs).await?,
+    };
+    Ok(Round {
+        fsync_us,
+        pgbench,
+        commit_ms,
+        engine: measured,
+        kept,
     })
 }
 
-fn play(plan: &Plan, events: &[(Time, Event)], effects: &mut Vec<Effect>) -> Result<State> {
-    let (at, begin) = &events[0];
-    let (mut state, _) = run::start(plan, begin, *at)?;
-    for (at, event) in &events[1..] {
-        effects.clear();
-        state.apply(plan, event, *at, effects)?;
-        black_box(&effects);
-    }
-    Ok(state)
+/// An engine that owns everything.
+struct Running {
+    engine: Engine<Postgres>,
+    stop: oneshot::Sender<()>,
+    membership: JoinHandle<()>,
 }
 
-fn decide_all(plan: &Plan, events: &[(Time, Event)]) -> Result<State> {
-    let (at, begin) = &events[0];
-    let (mut state, _) = run::start(plan, begin, *at)?;
-    for (at, event) in &events[1..] {
-        let (next, effects) = run::decide(plan, &state, event, *at)?;
-        black_box(effects);
-        state = next;
-    }
-    Ok(state)
-}
-
-fn memory(name: &'static str, steps: usize) -> Result<Memory> {
-    const RUNS: usize = 50_000;
-    eprintln!("memory: {name}");
-    let plan = Plan::new(&chain(steps)?).context("no order")?;
-    let events = events(&plan, None)?;
-    let half = &events[..=steps / 2];
-    let mut effects = Vec::new();
-    let before = resident()?;
-    let mut runs = Vec::with_capacity(RUNS);
-    for _ in 0..RUNS {
-        runs.push(play(&plan, half, &mut effects)?);
-    }
-    let grown = resident()?.saturating_sub(before);
-    black_box(&runs);
-    // The next one is to grow as well.
-    std::mem::forget(runs);
-    Ok(Memory {
-        run: name,
-        bytes: grown as f64 / RUNS as f64,
-    })
-}
-
-/// Bytes of this process in memory.
-fn resident() -> Result<usize> {
-    const PAGE: usize = 4096;
-    let text = std::fs::read_to_string("/proc/self/statm").context("failed to read /proc/self/statm")?;
-    let pages = text
-        .split(' ')
-        .nth(1)
-        .and_then(|pages| pages.parse::<usize>().ok());
-    Ok(pages.context("/proc/self/statm has another form")? * PAGE)
-}
-
-/// Steps in a row, each with an output that the next one uses.
-fn chain(steps: usize) -> Result<Definition> {
-    definition(steps, |i| {
-        if i == 0 {
-            vec![]
-        } else {
-            vec![format!("s{}", i - 1)]
+impl Running {
+    async fn start(store: Arc<Postgres>) -> Result<Self> {
+        let replica = Replica {
+            id: rand::random(),
+            name: "bench".to_owned(),
+            address: "http://bench".to_owned(),
+        };
+        let participants = Arc::new(AtOnce::default());
+        let nobody: Arc<dyn Observe> = Arc::new(Nobody);
+        let definitions = Arc::<Definitions>::default();
+        let (engine, membership) =
+            Engine::new(store, &participants, definitions, replica, MOST_RUNS, &nobody);
+        engine.restore().await?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let membership = tokio::spawn(membership.run(async {
+            // It is also told by the sender's end.
+            let _ = stopped.await;
+        }));
+        while engine.owned() < usize::from(PARTITIONS) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-    })
+        Ok(Self {
+            engine,
+            stop,
+            membership,
+        })
+    }
+
+    async fn stop(self) -> Result<()> {
+        drop(self.stop);
+        Ok(self.membership.await?)
+    }
 }
 
-/// Steps beside each other, and a last one.
-fn beside(steps: usize) -> Result<Definition> {
-    definition(steps, |i| {
-        if i + 1 < steps {
-            vec![]
-        } else {
-            (0..i).map(|before| format!("s{before}")).collect()
-        }
-    })
+/// What runs cost with many finished ones in the store, beside a store of the same server that had none. In turns, so that both meet
+/// the same machine.
+async fn kept(options: &Options, runs: u64) -> Result<Vec<(Measured, Measured)>> {
+    let (empty, full) = (TestDatabase::durable().await, TestDatabase::durable().await);
+    let mut engines = Vec::new();
+    for database in [&empty, &full] {
+        let store = Arc::new(Postgres::new(&connect(database).await?));
+        store.put_revision(&revision(KEPT_STEPS)?).await?;
+        engines.push(Running::start(store).await?);
+    }
+    let [without, with] = &engines[..] else {
+        bail!("there are two engines");
+    };
+    eprintln!("{runs} finished runs");
+    // One that is real, as the model of all others.
+    let _ = measure(&with.engine, KEPT_STEPS, 1, 1).await?;
+    fill(&full, runs).await?;
+    let mut measured = Vec::new();
+    for _ in 0..KEPT_TURNS {
+        let one = measure(&without.engine, KEPT_STEPS, KEPT_IN_FLIGHT, options.seconds).await?;
+        let other = measure(&with.engine, KEPT_STEPS, KEPT_IN_FLIGHT, options.seconds).await?;
+        measured.push((one, other));
+    }
+    for engine in engines {
+        engine.stop().await?;
+    }
+    Ok(measured)
 }
 
-fn definition(steps: usize, after: impl Fn(usize) -> Vec<String>) -> Result<Definition> {
-    let steps: Vec<Value> = (0..steps)
-        .map(|i| {
-            let after = after(i);
-            let call = |method: &str, path: String, body: &Value| {
-                json!({
-                    "call": {"microservice": "stock", "method": method, "path": path}, "body": body, "timeout": 1000,
-                    "retry": {"initial": 500, "factor": 2.0, "maxInterval": 30_000, "jitter": 20, "retryOn": ["Timeout", "ServerError"]},
-                })
+/// Finished runs, each with the records of one that is real, and a key of its own.
+async fn fill(database: &TestDatabase, runs: u64) -> Result<()> {
+    let made = format!(
+        "CREATE TEMPORARY TABLE made AS
+             SELECT (lpad(to_hex(1600000000000 + n), 12, '0') || substr(md5(n::text), 1, 20))::uuid AS id, n
+             FROM generate_series(1, {runs}) n"
+    );
+    let model = "SELECT * FROM saga_run WHERE ended_at IS NOT NULL ORDER BY id LIMIT 1";
+    let put_runs = format!(
+        "INSERT INTO saga_run (id, partition, definition, key, key_digest, input_digest, status, started_at, ended_at, purge_at)
+         SELECT made.id, made.n % 64, definition, made.n::text, md5(made.n::text)::uuid, input_digest, status, started_at, ended_at,
+                purge_at + 86400000
+         FROM made, ({model}) model"
+    );
+    let put_records = format!(
+        "INSERT INTO saga_record (run, sequence, epoch, record)
+         SELECT made.id, sequence, epoch, record FROM made, saga_record WHERE saga_record.run = (SELECT id FROM ({model}) model)"
+    );
+    let mut connection = options_of(database)?.connect().await?;
+    for statement in [
+        &made,
+        &put_runs,
+        &put_records,
+        "VACUUM ANALYZE saga_run",
+        "VACUUM ANALYZE saga_record",
+    ] {
+        sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))
+            .execute(&mut connection)
+            .await?;
+    }
+    Ok(())
+}
+
+async fn measure(
+    engine: &Engine<Postgres>,
+    steps: usize,
+    in_flight: usize,
+    seconds: u64,
+) -> Result<Measured> {
+    let begin = Instant::now();
+    let end = begin + Duration::from_secs(seconds);
+    let one = async || -> Result<Vec<Duration>> {
+        let mut times = Vec::new();
+        while Instant::now() < end {
+            let begin = Instant::now();
+            let request = Request {
+                namespace: "bench".to_owned(),
+                saga: format!("steps-{steps}"),
+                key: None,
+                input: Some(json!({"id": "a"})),
             };
-            let before = after
-                .first()
-                .map_or("none".to_owned(), |before| format!("${{steps.{before}.output.id}}"));
-            let body = json!({
-                "lines": "${input.lines.filter(line, line.size() > 1).map(line, line + '-' + run.id)}", "before": before,
-            });
-            json!({
-                "name": format!("s{i}"), "after": after, "kind": "Compensatable",
-                "action": call("POST", format!("/x/${{input.id}}/{i}"), &body),
-                "compensation": call("DELETE", format!("/x/${{run.id}}/{i}"), &Value::Null),
-                "output": {"schema": {"type": "object", "required": ["id"], "properties": {"id": {"type": "string"}}}},
-            })
+            let started = engine.start(request).await?;
+            engine.ended(started.run, Duration::from_secs(60)).await;
+            times.push(begin.elapsed());
+        }
+        Ok(times)
+    };
+    let all = join_all((0..in_flight).map(|_| one())).await;
+    let took = begin.elapsed().as_secs_f64();
+    let mut times: Vec<Duration> = Vec::new();
+    for of_one in all {
+        times.extend(of_one?);
+    }
+    times.sort();
+    let percentile = |percent: usize| {
+        let place = times.len() * percent / 100;
+        times
+            .get(place.min(times.len().saturating_sub(1)))
+            .map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
+    };
+    let runs = times.len() as f64 / took;
+    Ok(Measured {
+        steps,
+        in_flight,
+        runs,
+        transitions: runs * (steps + 1) as f64,
+        p50_ms: percentile(50),
+        p99_ms: percentile(99),
+    })
+}
+
+/// A saga of some steps in a row.
+fn revision(steps: usize) -> Result<Revision> {
+    let call = json!({
+        "call": {"microservice": "a", "method": "POST", "path": "/x/${input.id}"}, "timeout": 10000, "body": {"run": "${run.id}"},
+        "retry": {"initial": 100, "factor": 2.0, "maxInterval": 1000, "jitter": 0, "retryOn": ["Timeout"]},
+    });
+    let all: Vec<Value> = (0..steps)
+        .map(|i| {
+            let after: Vec<String> = i
+                .checked_sub(1)
+                .map(|before| format!("s{before}"))
+                .into_iter()
+                .collect();
+            let mut step =
+                json!({"name": format!("s{i}"), "after": after, "kind": "Compensatable", "action": call});
+            if i + 1 == steps {
+                step["kind"] = "Pivot".into();
+            } else {
+                step["compensation"] = call.clone();
+            }
+            step
         })
         .collect();
-    let definition = json!({
-        "apiVersion": "saga.trellis.dev/v1", "namespace": "shop", "name": "bench", "steps": steps,
-        "input": {"schema": {"type": "object", "required": ["id", "lines"], "properties": {
-            "id": {"type": "string"}, "lines": {"type": "array", "items": {"type": "string"}}}}},
-        "retention": {"completed": 1, "compensated": 1}, "onStuck": {"event": true},
-    });
-    serde_json::from_value(definition).context("failed to make a definition")
+    let definition: Definition = serde_json::from_value(json!({
+        "apiVersion": "saga.trellis.dev/v1", "namespace": "bench", "name": format!("steps-{steps}"), "steps": all,
+        "input": {"schema": {"type": "object", "required": ["id"], "properties": {"id": {"type": "string", "minLength": 1}}}},
+        "retention": {"completed": 86_400_000, "compensated": 86_400_000}, "onStuck": {"event": true},
+    }))?;
+    let definition = canonical::text(&definition);
+    Ok(Revision {
+        namespace: "bench".to_owned(),
+        saga: format!("steps-{steps}"),
+        revision: canonical::name(&definition),
+        definition,
+        is_current: true,
+    })
+}
+
+fn options_of(database: &TestDatabase) -> Result<PgConnectOptions> {
+    let root = database.binding_root().join("db");
+    let read = |key: &str| fs::read_to_string(root.join(key)).map(|text| text.trim().to_owned());
+    Ok(PgConnectOptions::new_without_pgpass()
+        .host(&read("host")?)
+        .port(read("port")?.parse()?)
+        .database(&read("database")?)
+        .username(&read("username")?)
+        .password(&read("password")?))
+}
+
+async fn connect(database: &TestDatabase) -> Result<Connect> {
+    let root = database.binding_root().join("db");
+    let read = |key: &str| fs::read_to_string(root.join(key)).map(|text| text.trim().to_owned());
+    let (host, port, name, password) = (
+        read("host")?,
+        read("port")?.parse()?,
+        read("database")?,
+        read("password")?,
+    );
+    let mut connection = options_of(database)?.connect().await?;
+    postgres::migrations()
+        .run_direct(None, &mut connection, false)
+        .await?;
+    Ok(Arc::new(move || {
+        let mut config = Config::new();
+        config
+            .host(&host)
+            .port(port)
+            .dbname(&name)
+            .user(&name)
+            .password(&password);
+        config
+    }))
+}
+
+/// Microseconds to put 256 bytes behind a file and onto the disk.
+fn fsync(folder: &Path) -> Result<(f64, f64)> {
+    let path = folder.join("fsync");
+    let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+    let mut times = Vec::new();
+    for _ in 0..500 {
+        let begin = Instant::now();
+        file.write_all(&[7; 256])?;
+        fdatasync(file.as_fd())?;
+        times.push(begin.elapsed().as_secs_f64() * 1e6);
+    }
+    fs::remove_file(path)?;
+    times.sort_by(f64::total_cmp);
+    Ok((times[250], times[495]))
+}
+
+/// Transactions a second of one INSERT of a record's size, and milliseconds of each.
+fn pgbench(database: &TestDatabase, clients: u32, seconds: u64) -> Result<(f64, f64)> {
+    let root = database.binding_root().join("db");
+    let read = |key: &str| fs::read_to_string(root.join(key)).map(|text| text.trim().to_owned());
+    let (host, port, name, password) = (read("host")?, read("port")?, read("database")?, read("password")?);
+    let script = "INSERT INTO pgbench_like (run, record) VALUES (gen_random_uuid(), decode(repeat('ab', 68), 'hex'));\n";
+    let make = "CREATE TABLE IF NOT EXISTS pgbench_like (id bigserial PRIMARY KEY, run uuid NOT NULL, record bytea NOT NULL)";
+    let file = database.binding_root().join("insert.sql");
+    fs::write(&file, script)?;
+    let address = |command: &mut std::process::Command| {
+        command
+            .env("PGPASSWORD", &password)
+            .args(["-h", &host, "-p", &port, "-U", &name]);
+    };
+    let mut psql = server::program("psql");
+    address(&mut psql);
+    let made = psql
+        .args(["-d", &name, "-qc", make])
+        .stderr(Stdio::null())
+        .status()?;
+    if !made.success() {
+        bail!("failed to make a table for pgbench");
+    }
+    let mut bench = server::program("pgbench");
+    address(&mut bench);
+    let output = bench
+        .args([
+            "-n",
+            "-M",
+            "prepared",
+            "-c",
+            &clients.to_string(),
+            "-j",
+            "2",
+            "-T",
+            &seconds.to_string(),
+            "-f",
+        ])
+        .arg(&file)
+        .arg(&name)
+        .output()
+        .context("failed to run pgbench")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let number = |line: &str| -> Option<f64> {
+        let found = text.lines().find(|found| found.starts_with(line))?;
+        found.split('=').nth(1)?.split_whitespace().next()?.parse().ok()
+    };
+    let tps = number("tps").with_context(|| {
+        format!(
+            "pgbench printed no tps:\n{text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        )
+    })?;
+    Ok((tps, number("latency average").unwrap_or(f64::NAN)))
 }

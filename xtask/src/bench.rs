@@ -29,10 +29,10 @@ pub enum Bench {
     Operator,
     /// The proxy as a gateway, beside Envoy and nginx
     Proxy,
-    /// Sagas: the check of definitions, decisions, log, memory
-    Saga,
     /// The saga engine over PostgreSQL, beside the disk and pgbench
-    SagaEngine,
+    Saga,
+    /// What of sagas needs no store: the check of definitions, decisions, log, memory
+    SagaCore,
 }
 
 /// Measures; `options` go to the bench.
@@ -46,10 +46,9 @@ pub fn run(paths: &Paths, bench: Bench, options: &[String]) -> Result<()> {
         ),
         Bench::Operator => ("operator", "trellis-operator", &[]),
         Bench::Proxy => ("proxy", "trellis-proxy", &[]),
-        // The core is part of the bench.
+        // The engine and its core are part of the bench.
         Bench::Saga => ("saga", "trellis-bench", &[]),
-        // So is the engine.
-        Bench::SagaEngine => ("saga-engine", "trellis-bench", &[]),
+        Bench::SagaCore => ("saga-core", "trellis-bench", &[]),
     };
     let arguments = [&["--release"], features].concat();
     let binaries = service::compile(&paths.repository, &["trellis-bench", subject], &arguments)?;
@@ -73,7 +72,7 @@ pub fn run(paths: &Paths, bench: Bench, options: &[String]) -> Result<()> {
             ("--operator", binary(subject)?),
             ("--manifests", paths.repository.join("manifests")),
         ],
-        Bench::Saga | Bench::SagaEngine => vec![],
+        Bench::Saga | Bench::SagaCore => vec![],
         Bench::Proxy => vec![
             ("--trellis", binary(subject)?),
             ("--envoy", envoy(&folder)?),
