@@ -26,6 +26,7 @@ use http::header;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio::time;
 
 use crate::admin;
@@ -50,6 +51,23 @@ pub struct Process {
     pub registry: Registry,
     /// None: nobody can ask for faults.
     pub fault_injection: Option<FaultInjection>,
+    /// Where the first port listens; None: it is not bound.
+    pub http: Option<SocketAddr>,
+    /// Further ports.
+    pub ports: Vec<Port>,
+}
+
+/// A further port, served and left like the first one.
+#[derive(Debug)]
+pub struct Port {
+    /// What it is called in the log.
+    pub name: &'static str,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The variable that sets that.
+    pub variable: &'static str,
+    /// What it serves.
+    pub router: Router,
 }
 
 /// How long leaving may take.
@@ -115,6 +133,8 @@ impl Default for Process {
             readiness: Readiness::new(),
             registry: Registry::default(),
             fault_injection: None,
+            http: None,
+            ports: Vec::new(),
         }
     }
 }
@@ -162,6 +182,7 @@ async fn serve<C>(
     let bound = Bound::bind(settings.listen).await?;
     let mut process = Process {
         fault_injection: settings.fault_injection.then(FaultInjection::default),
+        http: bound.addresses().ok().map(|(http, _)| http),
         ..Process::default()
     };
     let router = build(settings.service, &mut process);
@@ -172,10 +193,14 @@ async fn serve<C>(
 }
 
 /// The service's routes with everything around them: paths that end in `/` are equal to those without,
-/// unknown paths and methods are problems, every request is traced, counted and bounded.
+/// unknown paths and methods are problems, every request is traced, counted and bounded. The same around its further ports.
 pub fn app(name: &'static str, router: Router, process: &mut Process) -> Router {
     let requests = Requests::register(&mut process.registry);
-    observe::around(name, router, requests, process.readiness.clone())
+    let around = |router| observe::around(name, router, requests.clone(), process.readiness.clone());
+    for port in &mut process.ports {
+        port.router = around(std::mem::take(&mut port.router));
+    }
+    around(router)
 }
 
 /// A JSON document that is part of the binary, such as the OpenAPI document.
@@ -189,13 +214,6 @@ impl Bound {
     /// # Errors
     /// [`Error::Bind`] names the address and the variable that changes it.
     pub async fn bind(listen: Listen) -> Result<Self, Error> {
-        let bind = async |address, variable| {
-            TcpListener::bind(address).await.map_err(|source| Error::Bind {
-                address,
-                variable,
-                source,
-            })
-        };
         let admin = bind(listen.admin, "ADMIN_ADDRESS").await?;
         Ok(Self {
             http: bind(listen.http, "HTTP_ADDRESS").await?,
@@ -214,7 +232,7 @@ impl Bound {
     /// Serves until `leave` completes, then drains.
     ///
     /// # Errors
-    /// [`Error::Deadline`] if requests had to be cut off.
+    /// [`Error::Deadline`] if requests had to be cut off, [`Error::Bind`] for a further port.
     pub async fn run(
         self,
         router: Router,
@@ -226,7 +244,17 @@ impl Bound {
             readiness,
             registry,
             fault_injection,
+            ports,
+            ..
         } = process;
+        let mut further = Vec::new();
+        for port in ports {
+            let listener = bind(port.address, port.variable).await?;
+            if let Ok(address) = listener.local_addr() {
+                tracing::info!(port = port.name, %address, "serving a further port");
+            }
+            further.push((listener, port.router));
+        }
         if let Ok((http, admin)) = self.addresses() {
             tracing::info!(%http, %admin, "serving");
         }
@@ -241,13 +269,17 @@ impl Bound {
 
         let (stop, stopped) = drain::channel();
         let activity = Activity::default();
-        let serving = tokio::spawn(connections::serve(
-            self.http,
-            router,
-            activity.clone(),
-            stopped,
-            fault_injection.unwrap_or_default().watch(),
-        ));
+        let faults = fault_injection.unwrap_or_default();
+        let mut serving = JoinSet::new();
+        for (listener, router) in [(self.http, router)].into_iter().chain(further) {
+            serving.spawn(connections::serve(
+                listener,
+                router,
+                activity.clone(),
+                stopped.clone(),
+                faults.watch(),
+            ));
+        }
 
         leave.await;
         readiness.drain();
@@ -256,8 +288,8 @@ impl Bound {
             // Quiet or not: past the linger the listener closes.
             let _ = time::timeout(times.linger, activity.quiet_for(times.quiet)).await;
             stop.start();
-            // The task ends by itself and does not panic; a lost one has nothing left to finish.
-            let _ = serving.await;
+            // The tasks end by themselves and do not panic; a lost one has nothing left to finish.
+            while serving.join_next().await.is_some() {}
         })
         .await;
         admin_stop.start();
@@ -268,6 +300,14 @@ impl Bound {
             _ => Ok(()),
         }
     }
+}
+
+async fn bind(address: SocketAddr, variable: &'static str) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| Error::Bind {
+        address,
+        variable,
+        source,
+    })
 }
 
 fn refuse(fault: &dyn std::fmt::Display) -> ExitCode {

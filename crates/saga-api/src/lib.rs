@@ -1,9 +1,9 @@
 //! The interfaces of the saga engine.
 //!
-//! - [`v1`]: the gRPC stream on which it gets its revisions from the operator, and says what runs. `proto/trellis/saga/v1/revisions.proto`
-//!   is the interface; the generated file is checked in, so that nobody needs a protobuf compiler; `tests/generated.rs` fails when the
-//!   two differ, and writes the file anew with `TRELLIS_WRITE=1 cargo test -p trellis-saga-api`.
-//! - [`runs`]: what callers send and get as JSON.
+//! - [`v1`]: gRPC. `proto/trellis/saga/v1/revisions.proto` is the stream on which it gets its revisions from the operator, and says what
+//!   runs; `runs.proto` is what callers ask of it. The generated file is checked in, so that nobody needs a protobuf compiler;
+//!   `tests/generated.rs` fails when the two differ, and writes the file anew with `TRELLIS_WRITE=1 cargo test -p trellis-saga-api`.
+//! - [`runs`]: what callers send and get as JSON, and the same as messages.
 
 pub mod runs;
 

@@ -1,5 +1,7 @@
 //! What callers of the engine send and get as JSON.
 
+mod messages;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -7,7 +7,8 @@ use std::{env, fs, path::Path};
 fn the_generated_code_matches_the_interface() {
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("generated");
     fs::create_dir_all(&out).unwrap();
-    let files = protox::compile(["proto/trellis/saga/v1/revisions.proto"], ["proto"]).unwrap();
+    let interfaces = ["revisions", "runs"].map(|name| format!("proto/trellis/saga/v1/{name}.proto"));
+    let files = protox::compile(interfaces, ["proto"]).unwrap();
     tonic_prost_build::configure()
         .out_dir(&out)
         .compile_fds(files)

@@ -198,7 +198,7 @@ impl Connected {
     }
 
     /// What runs.
-    pub(super) fn runs(&self, runs: v1::Runs) {
+    pub(super) fn runs(&self, runs: v1::RunCounts) {
         let mut all: BTreeMap<Key, BTreeMap<String, Runs>> = BTreeMap::new();
         for of in runs.revisions {
             let saga = Key::new(of.namespace, of.saga);

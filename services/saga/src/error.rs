@@ -1,15 +1,18 @@
-//! Every failure, and the problem that it becomes.
+//! Every failure, and the problem that it becomes; or the code, by gRPC.
 
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
+use tonic::Code;
 use trellis_chassis::problem::{FieldError, Kind, Problem};
+use trellis_kube::caller;
 use trellis_saga_engine::engine::{Refusal, StartError, VerbError};
 use trellis_saga_engine::{id, store};
 
 use crate::access;
 
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// When another try may do better.
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a request is not done.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +44,42 @@ pub enum Error {
     /// The replica that looks after the run did not answer.
     #[error("the replica that looks after the run did not answer: {0}")]
     Elsewhere(String),
+    /// As many follow runs as may.
+    #[error("{0} runs are followed here, which is as many as may be; ask for the run from time to time")]
+    Crowded(usize),
+    /// The replica leaves.
+    #[error("this replica leaves; follow the run at another one")]
+    Leaving,
+    /// The run was followed for long.
+    #[error("the run was followed for an hour; follow it again")]
+    Stretch,
+}
+
+impl Error {
+    /// What it is by gRPC.
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Access(access::Error::Unknown(caller::Error::Missing { .. } | caller::Error::Refused)) => {
+                Code::Unauthenticated
+            }
+            Self::Access(access::Error::Denied { .. }) => Code::PermissionDenied,
+            Self::Refused(Refusal::NoSaga { .. }) | Self::NoRun(_) | Self::NoId(_) => Code::NotFound,
+            Self::Refused(Refusal::Input(_)) | Self::Invalid(_) => Code::InvalidArgument,
+            Self::Refused(Refusal::Conflict(_)) => Code::AlreadyExists,
+            Self::Refused(Refusal::Start(StartError::Taken)) => Code::Aborted,
+            Self::Refused(Refusal::Start(StartError::Full(_))) | Self::Crowded(_) => Code::ResourceExhausted,
+            Self::Verb(VerbError::Refused(_)) => Code::FailedPrecondition,
+            Self::Store(store::Error::Damaged(_)) => Code::Internal,
+            Self::Access(_)
+            | Self::Refused(_)
+            | Self::Verb(VerbError::NotHere | VerbError::Unknown(_))
+            | Self::Store(store::Error::Away(_))
+            | Self::Nowhere
+            | Self::Elsewhere(_)
+            | Self::Leaving
+            | Self::Stretch => Code::Unavailable,
+        }
+    }
 }
 
 impl From<Error> for Problem {
@@ -48,7 +87,7 @@ impl From<Error> for Problem {
         let text = error.to_string();
         match error {
             Error::Access(access::Error::Unknown(error)) => match error {
-                trellis_kube::caller::Error::Missing { .. } | trellis_kube::caller::Error::Refused => {
+                caller::Error::Missing { .. } | caller::Error::Refused => {
                     Self::new(Kind::Unauthenticated).detail(text)
                 }
                 _ => Self::unavailable(text, RETRY_AFTER),
@@ -56,7 +95,9 @@ impl From<Error> for Problem {
             Error::Access(access::Error::Denied { .. }) => Self::new(Kind::Forbidden).detail(text),
             Error::Access(access::Error::Review(_) | access::Error::Late | access::Error::NoApiServer(_))
             | Error::Nowhere
-            | Error::Elsewhere(_) => Self::unavailable(text, RETRY_AFTER),
+            | Error::Elsewhere(_)
+            | Error::Leaving
+            | Error::Stretch => Self::unavailable(text, RETRY_AFTER),
             Error::Refused(refusal) => match refusal {
                 Refusal::NoSaga { .. } => Self::new(Kind::NotFound).detail(text),
                 Refusal::Input(_) => Self::invalid(vec![FieldError::new("input", text)]),
@@ -75,6 +116,7 @@ impl From<Error> for Problem {
                 Self::new(Kind::Internal)
             }
             Error::NoRun(_) | Error::NoId(_) => Self::new(Kind::NotFound).detail(text),
+            Error::Crowded(_) => Self::busy(text, RETRY_AFTER),
             Error::Invalid(errors) => Self::invalid(errors),
         }
     }

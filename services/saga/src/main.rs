@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! operator --revisions--> revisions --> engine (crates/saga-engine) --> mesh: calls, through the own sidecar
-//! callers --start, verbs--> handlers --^        |
-//!                                               v
-//!                                           PostgreSQL
+//! callers --> handlers, grpc --> runs --^        |
+//!                                                v
+//!                                            PostgreSQL
 //! ```
 //!
 //! Files: `config` (environment), `revisions` (the stream from the operator), `mesh` (calls of participants), `access` (who may do what),
-//! `routes` (paths), `handlers`, `shown` (a run as it is told), `metrics`, `error`.
+//! `routes` (paths), `runs` (what callers ask for), `handlers` (by REST), `grpc` (by gRPC), `follow` (a run as it changes), `others` (other
+//! replicas), `shown` (a run as it is told), `metrics`, `error`.
 //!
 //! Every replica answers every request: what is another one's, it is asked for.
 
@@ -17,11 +18,15 @@
 mod access;
 mod config;
 mod error;
+mod follow;
+mod grpc;
 mod handlers;
 mod mesh;
 mod metrics;
+mod others;
 mod revisions;
 mod routes;
+mod runs;
 mod shown;
 
 use std::process::ExitCode;

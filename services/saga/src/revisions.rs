@@ -217,7 +217,7 @@ impl Revisions {
     }
 
     /// What runs.
-    async fn runs(&self) -> Result<v1::Runs, Error> {
+    async fn runs(&self) -> Result<v1::RunCounts, Error> {
         let mut revisions: Vec<v1::RunsOfRevision> = Vec::new();
         for count in self.engine.store().counts().await? {
             let is_of = |of: &&mut v1::RunsOfRevision| {
@@ -257,7 +257,7 @@ impl Revisions {
                 .map(|run| run.run.to_string())
                 .collect();
         }
-        Ok(v1::Runs { revisions })
+        Ok(v1::RunCounts { revisions })
     }
 }
 

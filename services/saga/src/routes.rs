@@ -9,21 +9,23 @@ use tokio::time;
 use tokio_postgres::Config as Connect;
 use trellis_chassis::db::Database;
 use trellis_chassis::drain;
-use trellis_chassis::server::{Process, Routes};
+use trellis_chassis::server::{Port, Process, Routes};
 use trellis_saga_engine::definitions::Definitions;
 use trellis_saga_engine::engine::{Engine, Membership};
 use trellis_saga_engine::observe::Observe;
-use trellis_saga_engine::store::Replica;
 use trellis_saga_engine::store::postgres::{self, Options, Postgres};
+use trellis_saga_engine::store::{self, Replica};
 
 use crate::access::Access;
-use crate::config::Config;
-use crate::handlers::{self, Context};
+use crate::config::{self, Config};
+use crate::grpc;
+use crate::handlers;
 use crate::mesh::Mesh;
 use crate::metrics::Metrics;
 use crate::revisions::Revisions;
+use crate::runs::Runs;
 
-/// Port of the engine's API.
+/// Port of the engine's API, unless it listens at another.
 const PORT: u16 = 8080;
 /// Most runs that a replica looks after: 2 KB each, and what they were started with.
 const MOST_RUNS: usize = 50_000;
@@ -50,10 +52,11 @@ pub fn build(config: Config, process: &mut Process) -> Router {
         connect
     });
     let store = Arc::new(Postgres::new(&options));
+    let port = process.http.map_or(PORT, |http| http.port());
     let replica = Replica {
         id: rand::random(),
         name: config.pod.clone(),
-        address: format!("http://{}", SocketAddr::new(config.ip, PORT)),
+        address: format!("http://{}", SocketAddr::new(config.ip, port)),
     };
     let metrics: Arc<dyn Observe> = Arc::new(Metrics::register(&mut process.registry));
     let mesh = Arc::new(Mesh::new(config.mesh));
@@ -72,7 +75,14 @@ pub fn build(config: Config, process: &mut Process) -> Router {
         pod: config.pod,
     };
     tokio::spawn(begin(database, engine.clone(), membership, revisions));
-    routes().with_state(Context::new(engine, Access::default()))
+    let runs = Runs::new(engine, Access::default(), process.readiness.clone());
+    process.ports.push(Port {
+        name: "grpc",
+        address: config.grpc,
+        variable: config::GRPC_ADDRESS,
+        router: grpc::routes(runs.clone()),
+    });
+    routes().with_state(runs)
 }
 
 /// Takes part as soon as the schema is there, and leaves when the process is told to.
@@ -86,7 +96,7 @@ async fn begin(
         time::sleep(LOOK).await;
     }
     while let Err(error) = engine.restore().await {
-        handlers::warn(&error, "failed to read the stored revisions; trying again");
+        warn(&error, "failed to read the stored revisions; trying again");
         time::sleep(LOOK).await;
     }
     tokio::spawn(revisions.run());
@@ -100,12 +110,17 @@ async fn purge(engine: Engine<Postgres>) {
         match engine.purge().await {
             Ok(0) => {}
             Ok(purged) => tracing::info!(purged, "runs deleted whose retention is over"),
-            Err(error) => handlers::warn(&error, "failed to delete runs whose retention is over"),
+            Err(error) => warn(&error, "failed to delete runs whose retention is over"),
         }
     }
 }
 
-fn routes() -> Routes<Context> {
+fn warn(error: &store::Error, what: &str) {
+    let error: &dyn std::error::Error = error;
+    tracing::warn!(error, "{what}");
+}
+
+fn routes() -> Routes<Runs> {
     Routes::new()
         .post("/v1/namespaces/{namespace}/sagas/{saga}/runs", handlers::start)
         .get("/v1/runs", handlers::list)

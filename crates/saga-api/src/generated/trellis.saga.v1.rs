@@ -16,7 +16,7 @@ pub mod subscribe_request {
         Answer(super::Answer),
         /// What runs: replaces what was told before.
         #[prost(message, tag = "3")]
-        Runs(super::Runs),
+        Runs(super::RunCounts),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -41,7 +41,7 @@ pub struct Answer {
     pub fault: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub struct Runs {
+pub struct RunCounts {
     #[prost(message, repeated, tag = "1")]
     pub revisions: ::prost::alloc::vec::Vec<RunsOfRevision>,
 }
@@ -423,6 +423,820 @@ pub mod saga_revisions_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "trellis.saga.v1.SagaRevisions";
     impl<T> tonic::server::NamedService for SagaRevisionsServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartRequest {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub saga: ::prost::alloc::string::String,
+    /// The same again is the same run: 1 to 256 printable ASCII characters. Empty: none.
+    #[prost(string, tag = "3")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    /// For expressions: `input`. JSON; empty: none.
+    #[prost(string, tag = "4")]
+    pub input: ::prost::alloc::string::String,
+    /// Answer when the run has ended, or after so many seconds; at most 8.
+    #[prost(uint32, tag = "5")]
+    pub wait_seconds: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StartResponse {
+    #[prost(message, optional, tag = "1")]
+    pub run: ::core::option::Option<Run>,
+    /// Whether the key has started it before.
+    #[prost(bool, tag = "2")]
+    pub is_known: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetRequest {
+    #[prost(string, tag = "1")]
+    pub run: ::prost::alloc::string::String,
+    /// Answer when the run has ended, or after so many seconds; at most 8.
+    #[prost(uint32, tag = "2")]
+    pub wait_seconds: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListRequest {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// Empty: of every saga of the namespace.
+    #[prost(string, tag = "2")]
+    pub saga: ::prost::alloc::string::String,
+    /// `Running`, `Compensating`, `Stuck`, `Completed`, `Compensated`; empty: any.
+    #[prost(string, tag = "3")]
+    pub status: ::prost::alloc::string::String,
+    /// Older than this run: `before` of the page before. Empty: from the newest.
+    #[prost(string, tag = "4")]
+    pub before: ::prost::alloc::string::String,
+    /// At most 500; 0: 50.
+    #[prost(uint32, tag = "5")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub runs: ::prost::alloc::vec::Vec<Run>,
+    /// For the next page; empty: there is none.
+    #[prost(string, tag = "2")]
+    pub before: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchRequest {
+    #[prost(string, tag = "1")]
+    pub run: ::prost::alloc::string::String,
+    /// How many records are known: nothing is sent before there are others. 0: none are.
+    #[prost(uint64, tag = "2")]
+    pub records: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InterveneRequest {
+    #[prost(string, tag = "1")]
+    pub run: ::prost::alloc::string::String,
+    /// Why: for the audit.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(oneof = "intervene_request::Verb", tags = "3, 4, 5, 6, 7")]
+    pub verb: ::core::option::Option<intervene_request::Verb>,
+}
+/// Nested message and enum types in `InterveneRequest`.
+pub mod intervene_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Verb {
+        #[prost(message, tag = "3")]
+        Retry(super::Retry),
+        #[prost(message, tag = "4")]
+        RetryFrom(super::RetryFrom),
+        #[prost(message, tag = "5")]
+        Skip(super::Skip),
+        #[prost(message, tag = "6")]
+        ForceComplete(super::ForceComplete),
+        #[prost(message, tag = "7")]
+        Cancel(super::Cancel),
+    }
+}
+/// Try now what is stuck or pauses.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Retry {}
+/// Do a step after the pivot, and those after it, anew.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetryFrom {
+    #[prost(string, tag = "1")]
+    pub step: ::prost::alloc::string::String,
+}
+/// Take a call that is stuck or pauses for done.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Skip {
+    #[prost(string, tag = "1")]
+    pub step: ::prost::alloc::string::String,
+    /// Place in the list of a `forEach`.
+    #[prost(uint32, tag = "2")]
+    pub index: u32,
+    /// Whether the compensation is skipped, and not the action.
+    #[prost(bool, tag = "3")]
+    pub compensation: bool,
+    /// What the action would have answered: JSON; empty: nothing.
+    #[prost(string, tag = "4")]
+    pub output: ::prost::alloc::string::String,
+}
+/// End the run as it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ForceComplete {}
+/// Take back what was done.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Cancel {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Run {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub saga: ::prost::alloc::string::String,
+    /// What it is made of.
+    #[prost(string, tag = "4")]
+    pub revision: ::prost::alloc::string::String,
+    /// `Running`, `Compensating`, `Stuck`, `Completed`, `Compensated`.
+    #[prost(string, tag = "5")]
+    pub status: ::prost::alloc::string::String,
+    /// What it was started by; empty: by nothing.
+    #[prost(string, tag = "6")]
+    pub key: ::prost::alloc::string::String,
+    /// RFC 3339.
+    #[prost(string, tag = "7")]
+    pub started_at: ::prost::alloc::string::String,
+    /// Empty: it has not ended.
+    #[prost(string, tag = "8")]
+    pub ended_at: ::prost::alloc::string::String,
+    /// How many records it has: whatever happens to it adds one. Not in lists, like what follows.
+    #[prost(uint64, tag = "9")]
+    pub records: u64,
+    /// Names of its steps.
+    #[prost(string, repeated, tag = "10")]
+    pub steps: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What was tried, in order.
+    #[prost(message, repeated, tag = "11")]
+    pub calls: ::prost::alloc::vec::Vec<Call>,
+    /// Why it turned round or got stuck.
+    #[prost(message, repeated, tag = "12")]
+    pub causes: ::prost::alloc::vec::Vec<Cause>,
+    /// What operators did.
+    #[prost(message, repeated, tag = "13")]
+    pub interventions: ::prost::alloc::vec::Vec<Intervention>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Call {
+    #[prost(string, tag = "1")]
+    pub step: ::prost::alloc::string::String,
+    /// Place in the list of a `forEach`, 0 otherwise.
+    #[prost(uint32, tag = "2")]
+    pub index: u32,
+    /// `action` or `compensation`.
+    #[prost(string, tag = "3")]
+    pub op: ::prost::alloc::string::String,
+    /// Tries, and questions after work under way.
+    #[prost(uint32, tag = "4")]
+    pub attempts: u32,
+    /// `Trying`, `Done`, `Failed`, `Skipped`.
+    #[prost(string, tag = "5")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub began_at: ::prost::alloc::string::String,
+    /// Milliseconds from then to its last answer.
+    #[prost(uint64, tag = "7")]
+    pub took_ms: u64,
+    /// What the participant said last, if that was not well.
+    #[prost(string, tag = "8")]
+    pub detail: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Cause {
+    #[prost(string, tag = "1")]
+    pub at: ::prost::alloc::string::String,
+    /// `ActionFailed`, `RetriesExhausted`, `PivotUnknown`, `CompensationFailed`, `DecisionFailed`, `TimedOut`, `Cancelled`, `Forced`.
+    #[prost(string, tag = "2")]
+    pub what: ::prost::alloc::string::String,
+    /// Empty: no call.
+    #[prost(string, tag = "3")]
+    pub step: ::prost::alloc::string::String,
+    /// `action` or `compensation`; empty: no call.
+    #[prost(string, tag = "4")]
+    pub op: ::prost::alloc::string::String,
+    /// Tries that were made.
+    #[prost(uint32, tag = "5")]
+    pub attempts: u32,
+    /// What was said.
+    #[prost(string, tag = "6")]
+    pub detail: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Intervention {
+    #[prost(string, tag = "1")]
+    pub at: ::prost::alloc::string::String,
+    /// `retry`, `retry-from`, `skip`, `force-complete`, `cancel`.
+    #[prost(string, tag = "2")]
+    pub verb: ::prost::alloc::string::String,
+    /// Step that it was about; empty: none.
+    #[prost(string, tag = "3")]
+    pub step: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// Generated client implementations.
+pub mod runs_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// The caller proves who it is by a ServiceAccount token with audience `trellis-saga` in the metadata key `authorization`
+    /// (`Bearer ...`). A service may start, list, look at and watch runs of the sagas of its own namespace; for everything else the API
+    /// server is asked (`sagas/runs` of group `trellis.dev`: `create`, `get`, `list`, `update`).
+    ///
+    /// UNAUTHENTICATED, PERMISSION_DENIED: who may not do what. NOT_FOUND: no such saga or run. INVALID_ARGUMENT: with the fields, as
+    /// `google.rpc.BadRequest`. UNAVAILABLE: the store is away, or the run is being taken over; with `google.rpc.RetryInfo`.
+    ///
+    /// Values are JSON as text. (`google.protobuf.Struct` has no whole numbers, which expressions tell from others.)
+    #[derive(Debug, Clone)]
+    pub struct RunsClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> RunsClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> RunsClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            RunsClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Starts a run, or finds the one that the same key has started. ALREADY_EXISTS: the key was used with another input.
+        /// RESOURCE_EXHAUSTED: the replica looks after as many runs as it may. Whether a start that got UNAVAILABLE has begun is not known:
+        /// with the same key it is the same run.
+        pub async fn start(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StartRequest>,
+        ) -> std::result::Result<tonic::Response<super::StartResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/trellis.saga.v1.Runs/Start",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("trellis.saga.v1.Runs", "Start"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The run.
+        pub async fn get(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetRequest>,
+        ) -> std::result::Result<tonic::Response<super::Run>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/trellis.saga.v1.Runs/Get");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("trellis.saga.v1.Runs", "Get"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Runs, the newest first.
+        pub async fn list(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/trellis.saga.v1.Runs/List",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("trellis.saga.v1.Runs", "List"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The run, and again whenever it has changed; several changes at once are one. The stream ends with the run. It ends with UNAVAILABLE
+        /// when the replica leaves, or after an hour: watch again with the `records` that are known. RESOURCE_EXHAUSTED: too many watch.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::Run>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/trellis.saga.v1.Runs/Watch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("trellis.saga.v1.Runs", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Does what an operator wants. FAILED_PRECONDITION: it does not fit the run. The metadata key `trellis-saga-on-behalf-of` says for
+        /// whom a tool speaks, for the audit.
+        pub async fn intervene(
+            &mut self,
+            request: impl tonic::IntoRequest<super::InterveneRequest>,
+        ) -> std::result::Result<tonic::Response<super::Run>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/trellis.saga.v1.Runs/Intervene",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("trellis.saga.v1.Runs", "Intervene"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod runs_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with RunsServer.
+    #[async_trait]
+    pub trait Runs: std::marker::Send + std::marker::Sync + 'static {
+        /// Starts a run, or finds the one that the same key has started. ALREADY_EXISTS: the key was used with another input.
+        /// RESOURCE_EXHAUSTED: the replica looks after as many runs as it may. Whether a start that got UNAVAILABLE has begun is not known:
+        /// with the same key it is the same run.
+        async fn start(
+            &self,
+            request: tonic::Request<super::StartRequest>,
+        ) -> std::result::Result<tonic::Response<super::StartResponse>, tonic::Status>;
+        /// The run.
+        async fn get(
+            &self,
+            request: tonic::Request<super::GetRequest>,
+        ) -> std::result::Result<tonic::Response<super::Run>, tonic::Status>;
+        /// Runs, the newest first.
+        async fn list(
+            &self,
+            request: tonic::Request<super::ListRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListResponse>, tonic::Status>;
+        /// Server streaming response type for the Watch method.
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::Run, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The run, and again whenever it has changed; several changes at once are one. The stream ends with the run. It ends with UNAVAILABLE
+        /// when the replica leaves, or after an hour: watch again with the `records` that are known. RESOURCE_EXHAUSTED: too many watch.
+        async fn watch(
+            &self,
+            request: tonic::Request<super::WatchRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
+        /// Does what an operator wants. FAILED_PRECONDITION: it does not fit the run. The metadata key `trellis-saga-on-behalf-of` says for
+        /// whom a tool speaks, for the audit.
+        async fn intervene(
+            &self,
+            request: tonic::Request<super::InterveneRequest>,
+        ) -> std::result::Result<tonic::Response<super::Run>, tonic::Status>;
+    }
+    /// The caller proves who it is by a ServiceAccount token with audience `trellis-saga` in the metadata key `authorization`
+    /// (`Bearer ...`). A service may start, list, look at and watch runs of the sagas of its own namespace; for everything else the API
+    /// server is asked (`sagas/runs` of group `trellis.dev`: `create`, `get`, `list`, `update`).
+    ///
+    /// UNAUTHENTICATED, PERMISSION_DENIED: who may not do what. NOT_FOUND: no such saga or run. INVALID_ARGUMENT: with the fields, as
+    /// `google.rpc.BadRequest`. UNAVAILABLE: the store is away, or the run is being taken over; with `google.rpc.RetryInfo`.
+    ///
+    /// Values are JSON as text. (`google.protobuf.Struct` has no whole numbers, which expressions tell from others.)
+    #[derive(Debug)]
+    pub struct RunsServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> RunsServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for RunsServer<T>
+    where
+        T: Runs,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/trellis.saga.v1.Runs/Start" => {
+                    #[allow(non_camel_case_types)]
+                    struct StartSvc<T: Runs>(pub Arc<T>);
+                    impl<T: Runs> tonic::server::UnaryService<super::StartRequest>
+                    for StartSvc<T> {
+                        type Response = super::StartResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StartRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Runs>::start(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StartSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/trellis.saga.v1.Runs/Get" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetSvc<T: Runs>(pub Arc<T>);
+                    impl<T: Runs> tonic::server::UnaryService<super::GetRequest>
+                    for GetSvc<T> {
+                        type Response = super::Run;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Runs>::get(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/trellis.saga.v1.Runs/List" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSvc<T: Runs>(pub Arc<T>);
+                    impl<T: Runs> tonic::server::UnaryService<super::ListRequest>
+                    for ListSvc<T> {
+                        type Response = super::ListResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Runs>::list(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/trellis.saga.v1.Runs/Watch" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSvc<T: Runs>(pub Arc<T>);
+                    impl<
+                        T: Runs,
+                    > tonic::server::ServerStreamingService<super::WatchRequest>
+                    for WatchSvc<T> {
+                        type Response = super::Run;
+                        type ResponseStream = T::WatchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Runs>::watch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/trellis.saga.v1.Runs/Intervene" => {
+                    #[allow(non_camel_case_types)]
+                    struct InterveneSvc<T: Runs>(pub Arc<T>);
+                    impl<T: Runs> tonic::server::UnaryService<super::InterveneRequest>
+                    for InterveneSvc<T> {
+                        type Response = super::Run;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::InterveneRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Runs>::intervene(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = InterveneSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for RunsServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "trellis.saga.v1.Runs";
+    impl<T> tonic::server::NamedService for RunsServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

@@ -353,7 +353,7 @@ fn said(connected: &Connected, revision: &str, running: u64) {
         running,
         ..v1::RunsOfRevision::default()
     };
-    connected.runs(v1::Runs { revisions: vec![of] });
+    connected.runs(v1::RunCounts { revisions: vec![of] });
 }
 
 fn answered(connected: &Connected, revision: &str, fault: &str) {
