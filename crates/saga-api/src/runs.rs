@@ -87,6 +87,46 @@ pub struct Run {
     pub interventions: Vec<Done>,
 }
 
+/// A record of a run, as it is told to those who follow it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// Its number, from 0.
+    pub sequence: u64,
+    /// When.
+    pub at: String,
+    /// `started`, `decided`, `answered`, `timer-fired`, `operator`.
+    #[serde(rename = "type")]
+    pub what: String,
+    /// Status of the run from then on.
+    pub status: String,
+    /// Step that it is about, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// Place in the list of a `forEach`, if it is about a call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u32>,
+    /// `action` or `compensation`, if it is about a call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub op: Option<String>,
+    /// How often an operator had the step done anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<u32>,
+    /// Number of the try, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// Of `decided`: `skip`, `once`, `items`, `failed`; of `answered`: `done`, `pending`, `failed`, `retry`; of `timer-fired`: `deadline`,
+    /// `pause`; of `operator`: the verb.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+    /// What was said, if that was not well; of `operator`: why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Who, of `operator`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
 /// What an operator did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -48,12 +48,23 @@ impl Following {
             runs,
             readiness,
             run: view.stored.run,
+            known: known.min(view.records.len() as u64),
             view: Some(view),
-            known,
             pause: LOOK,
             until: Instant::now() + STRETCH,
             _place: place,
         }
+    }
+
+    /// How many records are known, of those that there are.
+    pub const fn known(&self) -> u64 {
+        self.known
+    }
+
+    /// Whether nothing will come any more.
+    pub fn is_over(&self) -> bool {
+        let view = self.view.as_ref();
+        view.is_some_and(|view| view.state.end().is_some() && view.records.len() as u64 == self.known)
     }
 
     /// The run whenever it has changed.
@@ -83,8 +94,6 @@ impl Following {
             if view.state.end().is_some() {
                 return Ok(None);
             }
-            // Who knew more than there is was told of another store.
-            self.known = records;
             if self.readiness.is_draining() {
                 return Err(Error::Leaving);
             }

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Files: `config` (environment), `revisions` (the stream from the operator), `mesh` (calls of participants), `access` (who may do what),
-//! `routes` (paths), `runs` (what callers ask for), `handlers` (by REST), `grpc` (by gRPC), `follow` (a run as it changes), `others` (other
+//! `routes` (paths), `runs` (what callers ask for), `handlers` (by REST), `grpc` (by gRPC), `follow` (a run as it changes), `events` (its
+//! records), `others` (other
 //! replicas), `shown` (a run as it is told), `metrics`, `error`.
 //!
 //! Every replica answers every request: what is another one's, it is asked for.
@@ -18,6 +19,7 @@
 mod access;
 mod config;
 mod error;
+mod events;
 mod follow;
 mod grpc;
 mod handlers;

@@ -13,6 +13,8 @@ use trellis_saga_engine::id::RunId;
 use trellis_saga_engine::observe::Observe;
 use trellis_saga_engine::participants::op_of;
 
+use crate::shown::word;
+
 /// Seconds of an append.
 const BUCKETS: [f64; 10] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0];
 
@@ -120,12 +122,7 @@ impl Observe for Metrics {
             saga,
             step: step.map(|step| step.name.clone()).unwrap_or_default(),
             op: op_of(call.op),
-            outcome: match outcome {
-                Outcome::Done(_) => "done",
-                Outcome::Pending { .. } => "pending",
-                Outcome::Failed(_) => "failed",
-                Outcome::Retry { .. } => "retry",
-            },
+            outcome: word(outcome),
         };
         self.attempts.get_or_create(&attempt).inc();
     }

@@ -18,6 +18,7 @@ use trellis_saga_engine::store::{self, Replica};
 
 use crate::access::Access;
 use crate::config::{self, Config};
+use crate::events;
 use crate::grpc;
 use crate::handlers;
 use crate::mesh::Mesh;
@@ -125,5 +126,6 @@ fn routes() -> Routes<Runs> {
         .post("/v1/namespaces/{namespace}/sagas/{saga}/runs", handlers::start)
         .get("/v1/runs", handlers::list)
         .get("/v1/runs/{run}", handlers::get)
+        .get("/v1/runs/{run}/events", events::events)
         .post("/v1/runs/{run}/{verb}", handlers::intervene)
 }

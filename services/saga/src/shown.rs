@@ -76,13 +76,7 @@ fn intervention(view: &View, record: &Record) -> Option<Done> {
     let Event::Operator { verb, by, reason } = &record.event else {
         return None;
     };
-    let (verb, about) = match verb {
-        Verb::Retry => ("retry", None),
-        Verb::RetryFrom { step } => ("retry-from", Some(*step)),
-        Verb::Skip { call, .. } => ("skip", Some(call.step)),
-        Verb::ForceComplete => ("force-complete", None),
-        Verb::Cancel => ("cancel", None),
-    };
+    let (verb, about) = wish(verb);
     Some(Done {
         at: time(record.at),
         verb: verb.to_owned(),
@@ -90,6 +84,27 @@ fn intervention(view: &View, record: &Record) -> Option<Done> {
         by: by.to_string(),
         reason: reason.to_string(),
     })
+}
+
+/// A verb as it is called, and which step it is about.
+pub const fn wish(verb: &Verb) -> (&'static str, Option<u32>) {
+    match verb {
+        Verb::Retry => ("retry", None),
+        Verb::RetryFrom { step } => ("retry-from", Some(*step)),
+        Verb::Skip { call, .. } => ("skip", Some(call.step)),
+        Verb::ForceComplete => ("force-complete", None),
+        Verb::Cancel => ("cancel", None),
+    }
+}
+
+/// How a try ended, in a word.
+pub const fn word(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Done(_) => "done",
+        Outcome::Pending { .. } => "pending",
+        Outcome::Failed(_) => "failed",
+        Outcome::Retry { .. } => "retry",
+    }
 }
 
 fn why(view: &View, cause: &Cause) -> Why {
@@ -174,7 +189,8 @@ fn calls(view: &View) -> Vec<Call> {
     calls.into_iter().map(|(.., shown)| shown).collect()
 }
 
-fn step(view: &View, place: u32) -> String {
+/// Name of the step at a place.
+pub fn step(view: &View, place: u32) -> String {
     let steps = &view.compiled.program.definition.steps;
     steps
         .get(place as usize)
@@ -182,7 +198,8 @@ fn step(view: &View, place: u32) -> String {
         .unwrap_or_default()
 }
 
-fn time(time: Time) -> String {
+/// RFC 3339.
+pub fn time(time: Time) -> String {
     let millis = i64::try_from(time.0).unwrap_or_default();
     Timestamp::from_millisecond(millis)
         .unwrap_or_default()
