@@ -111,7 +111,9 @@ pub fn init(service_name: &str) -> Result<Telemetry, Error> {
 
 impl Telemetry {
     fn build(service_name: &str) -> Result<Self, Error> {
-        let provider = SdkTracerProvider::builder().with_resource(resource(service_name));
+        let provider = SdkTracerProvider::builder()
+            .with_resource(resource(service_name))
+            .with_id_generator(trace::Ids::default());
         if env::var_os(OTLP_ENDPOINT).is_none_or(|endpoint| endpoint.is_empty()) {
             return Ok(Self {
                 provider: provider.build(),

@@ -35,6 +35,12 @@ impl RunId {
         Self(Ulid::from_parts(now, random & !mask | u128::from(partition.0) & mask).0)
     }
 
+    /// When it was made, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub const fn time(self) -> u64 {
+        Ulid(self.0).timestamp_ms()
+    }
+
     /// Where it belongs.
     #[must_use]
     pub const fn partition(self) -> Partition {
@@ -66,6 +72,7 @@ mod tests {
     fn an_id_has_its_time_and_its_partition_and_is_read_as_it_is_written() {
         let id = RunId::new(1_700_000_000_000, u128::MAX, Partition(17));
         assert_eq!(id.partition(), Partition(17));
+        assert_eq!(id.time(), 1_700_000_000_000);
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!(id.to_string().len(), 26);
         assert!(RunId::new(1_700_000_000_001, 0, Partition(0)) > id);

@@ -1,6 +1,6 @@
 //! What others hear of the engine: for metrics, events and traces.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use trellis_saga_core::event::{CallId, End, Outcome};
 
@@ -29,3 +29,32 @@ pub trait Observe: Send + Sync + 'static {
 pub struct Nobody;
 
 impl Observe for Nobody {}
+
+/// Several hear.
+pub struct All(pub Vec<Arc<dyn Observe>>);
+
+// What is not passed on here nobody would hear.
+#[deny(clippy::missing_trait_methods)]
+impl Observe for All {
+    fn started(&self, of: &Compiled, run: RunId) {
+        self.0.iter().for_each(|one| one.started(of, run));
+    }
+
+    fn answered(&self, of: &Compiled, run: RunId, call: CallId, outcome: &Outcome) {
+        self.0.iter().for_each(|one| one.answered(of, run, call, outcome));
+    }
+
+    fn stuck(&self, of: &Compiled, run: RunId) {
+        self.0.iter().for_each(|one| one.stuck(of, run));
+    }
+
+    fn ended(&self, of: &Compiled, run: RunId, end: End) {
+        self.0.iter().for_each(|one| one.ended(of, run, end));
+    }
+
+    fn appended(&self, records: usize, took: Duration, is_stored: bool) {
+        self.0
+            .iter()
+            .for_each(|one| one.appended(records, took, is_stored));
+    }
+}

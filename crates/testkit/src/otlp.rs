@@ -9,7 +9,7 @@ use opentelemetry_proto::tonic::{
         trace_service_server::{TraceService, TraceServiceServer},
     },
     common::v1::{KeyValue, any_value::Value},
-    trace::v1::{ResourceSpans, span::SpanKind},
+    trace::v1::{ResourceSpans, span::SpanKind, status::StatusCode},
 };
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status, service::Routes};
@@ -34,7 +34,13 @@ pub struct Span {
     pub span_id: String,
     /// The same of the parent; None at the root of a trace.
     pub parent_id: Option<String>,
-    /// Attributes that are text, of the process first.
+    /// Spans that it links to: their trace and their own id.
+    pub links: Vec<(String, String)>,
+    /// Whether it says that it failed.
+    pub is_error: bool,
+    /// Nanoseconds since the Unix epoch: its beginning and its end.
+    pub times: (u64, u64),
+    /// Attributes that are text or whole numbers, of the process first.
     pub attributes: Vec<(String, String)>,
 }
 
@@ -78,7 +84,7 @@ impl Collector {
 }
 
 impl Span {
-    /// The value of an attribute; empty if there is none that is text.
+    /// The value of an attribute; empty if there is none that is text or a whole number.
     pub fn attribute(&self, name: &str) -> &str {
         let found = self.attributes.iter().find(|(key, _)| key == name);
         found.map_or("", |(_, value)| value)
@@ -104,6 +110,15 @@ fn read(of_process: ResourceSpans) -> impl Iterator<Item = Span> {
         kind: span.kind(),
         trace_id: hex(&span.trace_id),
         span_id: hex(&span.span_id),
+        links: span
+            .links
+            .iter()
+            .map(|link| (hex(&link.trace_id), hex(&link.span_id)))
+            .collect(),
+        is_error: span
+            .status
+            .is_some_and(|status| status.code() == StatusCode::Error),
+        times: (span.start_time_unix_nano, span.end_time_unix_nano),
         parent_id: (!span.parent_span_id.is_empty()).then(|| hex(&span.parent_span_id)),
         attributes: [process.clone(), text_attributes(span.attributes)].concat(),
         name: span.name,
@@ -113,6 +128,7 @@ fn read(of_process: ResourceSpans) -> impl Iterator<Item = Span> {
 fn text_attributes(attributes: Vec<KeyValue>) -> Vec<(String, String)> {
     let text = |attribute: KeyValue| match attribute.value?.value? {
         Value::StringValue(value) => Some((attribute.key, value)),
+        Value::IntValue(value) => Some((attribute.key, value.to_string())),
         _ => None,
     };
     attributes.into_iter().filter_map(text).collect()

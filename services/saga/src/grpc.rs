@@ -5,9 +5,12 @@
 
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
+use axum::{Router, middleware};
 use futures::stream::{BoxStream, StreamExt as _};
 use http::{HeaderMap, StatusCode};
+use opentelemetry::trace::{self, TraceContextExt as _};
+use opentelemetry::{Context, KeyValue};
 use serde::Deserialize;
 use serde_json::Value;
 use tonic::metadata::MetadataMap;
@@ -33,9 +36,26 @@ const METHODS: [&str; 5] = ["Start", "Get", "List", "Watch", "Intervene"];
 /// The port's routes.
 pub fn routes(runs: Runs) -> Router {
     let service = RunsServer::new(Service(runs)).max_decoding_message_size(MAX_BODY);
-    METHODS.into_iter().fold(Router::new(), |router, method| {
+    let routes = METHODS.into_iter().fold(Router::new(), |router, method| {
         router.route_service(&format!("/{SERVICE_NAME}/{method}"), service.clone())
-    })
+    });
+    routes.layer(middleware::map_response(observed))
+}
+
+/// Tells the server's span how a request ended: by HTTP each is a 200. (A stream that breaks says so when the span has ended.)
+async fn observed(response: http::Response<Body>) -> http::Response<Body> {
+    let status = Status::from_header_map(response.headers());
+    let code = status.map_or(Code::Ok, |status| status.code());
+    let cx = Context::current();
+    cx.span()
+        .set_attribute(KeyValue::new("rpc.grpc.status_code", i64::from(i32::from(code))));
+    if matches!(
+        code,
+        Code::Unknown | Code::Unimplemented | Code::Internal | Code::Unavailable
+    ) {
+        cx.span().set_status(trace::Status::error(code.description()));
+    }
+    response
 }
 
 struct Service(Runs);

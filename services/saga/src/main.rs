@@ -10,7 +10,7 @@
 //! Files: `config` (environment), `revisions` (the stream from the operator), `mesh` (calls of participants), `access` (who may do what),
 //! `routes` (paths), `runs` (what callers ask for), `handlers` (by REST), `grpc` (by gRPC), `follow` (a run as it changes), `events` (its
 //! records), `others` (other
-//! replicas), `shown` (a run as it is told), `metrics`, `error`.
+//! replicas), `shown` (a run as it is told), `metrics`, `traces`, `error`.
 //!
 //! Every replica answers every request: what is another one's, it is asked for.
 
@@ -30,6 +30,7 @@ mod revisions;
 mod routes;
 mod runs;
 mod shown;
+mod traces;
 
 use std::process::ExitCode;
 

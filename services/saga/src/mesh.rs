@@ -24,6 +24,8 @@ use trellis_saga_core::definition::{HttpCall, RetryCondition};
 use trellis_saga_core::event::{Outcome, Payload};
 use trellis_saga_engine::participants::{Asked, Participants, Try, op_of};
 
+use crate::traces::Attempt;
+
 /// Shorter than servers keep idle connections.
 const POOL_IDLE: Duration = Duration::from_secs(15);
 /// Longest connect to the own sidecar.
@@ -72,6 +74,23 @@ impl Mesh {
         Self { address, pool }
     }
 
+    /// What is answered, and what that means.
+    async fn ask(&self, request: Request<Full<Bytes>>) -> (Option<StatusCode>, Outcome) {
+        let none =
+            |error: &dyn std::error::Error| again(RetryCondition::Unreachable, None, &error.to_string());
+        let response = match self.pool.request(request).await {
+            Ok(response) => response,
+            Err(error) => return (None, none(&error)),
+        };
+        let (parts, body) = response.into_parts();
+        let outcome = match Limited::new(body, MAX_BODY).collect().await {
+            Ok(body) => outcome(parts.status, &parts.headers, &body.to_bytes()),
+            // It was done, maybe: asked again, it gives the same answer.
+            Err(error) => none(&*error),
+        };
+        (Some(parts.status), outcome)
+    }
+
     fn request(&self, a_try: &Try) -> Result<Request<Full<Bytes>>, Error> {
         let call = a_try.definition().ok_or(Error::NoCall)?;
         let (method, path) = match &a_try.request {
@@ -110,21 +129,19 @@ impl Mesh {
 
 impl Participants for Mesh {
     async fn call(&self, a_try: Try) -> Outcome {
-        let request = match self.request(&a_try) {
+        let attempt = Attempt::begin(&a_try);
+        let mut request = match self.request(&a_try) {
             Ok(request) => request,
-            Err(error) => return Outcome::Failed(error.to_string().into()),
+            Err(error) => {
+                let outcome = Outcome::Failed(error.to_string().into());
+                attempt.end(None, &outcome);
+                return outcome;
+            }
         };
-        let response = match self.pool.request(request).await {
-            Ok(response) => response,
-            Err(error) => return again(RetryCondition::Unreachable, None, &error.to_string()),
-        };
-        let (parts, body) = response.into_parts();
-        let body = match Limited::new(body, MAX_BODY).collect().await {
-            Ok(body) => body.to_bytes(),
-            // It was done, maybe: asked again, it gives the same answer.
-            Err(error) => return again(RetryCondition::Unreachable, None, &error.to_string()),
-        };
-        outcome(parts.status, &parts.headers, &body)
+        attempt.inject(request.headers_mut());
+        let (status, outcome) = self.ask(request).await;
+        attempt.end(status, &outcome);
+        outcome
     }
 }
 

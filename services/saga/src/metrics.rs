@@ -13,7 +13,7 @@ use trellis_saga_engine::id::RunId;
 use trellis_saga_engine::observe::Observe;
 use trellis_saga_engine::participants::op_of;
 
-use crate::shown::word;
+use crate::shown::{outcome_of, word};
 
 /// Seconds of an append.
 const BUCKETS: [f64; 10] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0];
@@ -135,16 +135,11 @@ impl Observe for Metrics {
 
     fn ended(&self, compiled: &Compiled, _: RunId, end: End) {
         let OfSaga { namespace, saga } = of(compiled);
-        let outcome = match (end.is_forced, end.is_completed) {
-            (true, _) => "forced",
-            (false, true) => "completed",
-            (false, false) => "compensated",
-        };
         self.ended
             .get_or_create(&Ended {
                 namespace,
                 saga,
-                outcome,
+                outcome: outcome_of(end),
             })
             .inc();
     }

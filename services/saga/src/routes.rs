@@ -12,7 +12,7 @@ use trellis_chassis::drain;
 use trellis_chassis::server::{Port, Process, Routes};
 use trellis_saga_engine::definitions::Definitions;
 use trellis_saga_engine::engine::{Engine, Membership};
-use trellis_saga_engine::observe::Observe;
+use trellis_saga_engine::observe::{All, Observe};
 use trellis_saga_engine::store::postgres::{self, Options, Postgres};
 use trellis_saga_engine::store::{self, Replica};
 
@@ -25,6 +25,7 @@ use crate::mesh::Mesh;
 use crate::metrics::Metrics;
 use crate::revisions::Revisions;
 use crate::runs::Runs;
+use crate::traces::Traces;
 
 /// Port of the engine's API, unless it listens at another.
 const PORT: u16 = 8080;
@@ -59,7 +60,9 @@ pub fn build(config: Config, process: &mut Process) -> Router {
         name: config.pod.clone(),
         address: format!("http://{}", SocketAddr::new(config.ip, port)),
     };
-    let metrics: Arc<dyn Observe> = Arc::new(Metrics::register(&mut process.registry));
+    let metrics = Arc::new(Metrics::register(&mut process.registry));
+    let traces = Arc::<Traces>::default();
+    let observers: Arc<dyn Observe> = Arc::new(All(vec![metrics, traces.clone()]));
     let mesh = Arc::new(Mesh::new(config.mesh));
     let (engine, membership) = Engine::new(
         store,
@@ -67,7 +70,7 @@ pub fn build(config: Config, process: &mut Process) -> Router {
         Arc::<Definitions>::default(),
         replica,
         MOST_RUNS,
-        &metrics,
+        &observers,
     );
     let revisions = Revisions {
         engine: engine.clone(),
@@ -76,7 +79,7 @@ pub fn build(config: Config, process: &mut Process) -> Router {
         pod: config.pod,
     };
     tokio::spawn(begin(database, engine.clone(), membership, revisions));
-    let runs = Runs::new(engine, Access::default(), process.readiness.clone());
+    let runs = Runs::new(engine, Access::default(), process.readiness.clone(), traces);
     process.ports.push(Port {
         name: "grpc",
         address: config.grpc,

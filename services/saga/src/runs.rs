@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::follow::{Following, MOST_FOLLOWED};
 use crate::others::{Answer, FORWARDED, Others};
 use crate::shown;
+use crate::traces::Traces;
 
 /// Longest wait for a run's end: less than a request may take.
 const LONGEST_WAIT: Duration = Duration::from_secs(8);
@@ -39,6 +40,7 @@ pub struct Runs {
     access: Arc<Access>,
     others: Others,
     readiness: Readiness,
+    traces: Arc<Traces>,
     /// For those who follow runs.
     places: Arc<Semaphore>,
 }
@@ -76,12 +78,13 @@ impl FromStr for StatusName {
 
 impl Runs {
     /// Asks the engine, for those who may.
-    pub fn new(engine: Engine<Postgres>, access: Access, readiness: Readiness) -> Self {
+    pub fn new(engine: Engine<Postgres>, access: Access, readiness: Readiness, traces: Arc<Traces>) -> Self {
         Self {
             engine,
             access: Arc::new(access),
             others: Others::default(),
             readiness,
+            traces,
             places: Arc::new(Semaphore::new(MOST_FOLLOWED)),
         }
     }
@@ -99,6 +102,9 @@ impl Runs {
             .allow(&caller, Wish::Start, &request.namespace)
             .await?;
         let Started { run, is_known } = self.engine.start(request).await?;
+        if !is_known {
+            self.traces.started(run);
+        }
         Ok((self.wait(run, wait).await?, is_known))
     }
 

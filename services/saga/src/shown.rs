@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use trellis_saga_api::runs::{Call, Done, Run, Why};
-use trellis_saga_core::event::{Cause, Effect, Event, Op, Outcome, Time, Verb};
+use trellis_saga_core::event::{Cause, Effect, End, Event, Op, Outcome, Time, Verb};
 use trellis_saga_core::log::Record;
 use trellis_saga_core::run;
 use trellis_saga_engine::engine::View;
@@ -104,6 +104,15 @@ pub const fn word(outcome: &Outcome) -> &'static str {
         Outcome::Pending { .. } => "pending",
         Outcome::Failed(_) => "failed",
         Outcome::Retry { .. } => "retry",
+    }
+}
+
+/// How a run has ended, in a word.
+pub const fn outcome_of(end: End) -> &'static str {
+    match (end.is_forced, end.is_completed) {
+        (true, _) => "forced",
+        (false, true) => "completed",
+        (false, false) => "compensated",
     }
 }
 

@@ -5,3 +5,4 @@ mod events;
 mod grpc;
 mod stage;
 mod stand_ins;
+mod traces;

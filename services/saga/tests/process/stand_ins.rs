@@ -1,7 +1,7 @@
 //! An API server that knows tokens of the form `namespace:account`, an operator that hands one saga over, and participants that do as
 //! they are told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -11,9 +11,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use futures::stream::{self, Stream, StreamExt};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tonic::Status;
 use trellis_saga_api::v1::saga_revisions_server::{SagaRevisions, SagaRevisionsServer};
 use trellis_saga_api::v1::{self, subscribe_response::Message};
@@ -115,24 +116,56 @@ fn definition() -> Definition {
 }
 
 /// Participants; clones are the same ones.
-#[derive(Clone, Default)]
-pub struct Participants(Arc<Mutex<Told>>);
+#[derive(Clone)]
+pub struct Participants {
+    told: Arc<Mutex<Told>>,
+    /// Whether they answer at all.
+    is_open: watch::Sender<bool>,
+}
 
 #[derive(Default)]
 struct Told {
     /// Calls that get 503, as `first action`.
     held: BTreeSet<String>,
+    /// What calls get before they are done.
+    statuses: BTreeMap<String, VecDeque<StatusCode>>,
+    seen: Vec<HeaderMap>,
+}
+
+impl Default for Participants {
+    fn default() -> Self {
+        Self {
+            told: Arc::default(),
+            is_open: watch::Sender::new(true),
+        }
+    }
 }
 
 impl Participants {
+    /// Answers nothing, or what it was asked meanwhile.
+    pub fn open(&self, is_open: bool) {
+        self.is_open.send_replace(is_open);
+    }
+
     /// Answers a call with 503 from now on.
     pub fn hold(&self, call: &str) {
-        self.0.lock().unwrap().held.insert(call.to_owned());
+        self.told.lock().unwrap().held.insert(call.to_owned());
     }
 
     /// Does it from now on.
     pub fn release(&self, call: &str) {
-        self.0.lock().unwrap().held.remove(call);
+        self.told.lock().unwrap().held.remove(call);
+    }
+
+    /// Answers a call so, one time after the other, before it is done.
+    pub fn answer<const N: usize>(&self, call: &str, statuses: [StatusCode; N]) {
+        let mut told = self.told.lock().unwrap();
+        told.statuses.insert(call.to_owned(), statuses.into());
+    }
+
+    /// Headers of all calls.
+    pub fn seen(&self) -> Vec<HeaderMap> {
+        self.told.lock().unwrap().seen.clone()
     }
 
     /// The participants' router.
@@ -142,12 +175,18 @@ impl Participants {
 }
 
 async fn called(State(participants): State<Participants>, request: Request) -> Response {
-    let headers = request.headers();
-    let of = |name: &str| headers[name].to_str().unwrap();
-    let call = format!("{} {}", of("trellis-saga-step"), of("trellis-saga-op"));
-    let told = participants.0.lock().unwrap();
+    let headers = request.headers().clone();
+    let call = ["trellis-saga-step", "trellis-saga-op"].map(|name| headers[name].to_str().unwrap());
+    let call = call.join(" ");
+    participants.told.lock().unwrap().seen.push(headers);
+    let mut is_open = participants.is_open.subscribe();
+    is_open.wait_for(|is_open| *is_open).await.unwrap();
+    let mut told = participants.told.lock().unwrap();
     if told.held.contains(&call) {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
-    Json(json!({"secret": "payload"})).into_response()
+    match told.statuses.get_mut(&call).and_then(VecDeque::pop_front) {
+        Some(status) => status.into_response(),
+        None => Json(json!({"secret": "payload"})).into_response(),
+    }
 }
