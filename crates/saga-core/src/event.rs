@@ -50,6 +50,15 @@ pub enum Event {
         /// Anything: pauses are random by it, and the same at each replay.
         seed: u64,
     },
+    /// It is to begin, but has to wait for its turn. The first event of its log, instead of [`Event::Started`].
+    Queued {
+        /// What it was started with.
+        input: Option<Payload>,
+        /// Anything, as above.
+        seed: u64,
+    },
+    /// Its turn has come: it begins.
+    Admitted,
     /// It was found out whether and how often a step is done.
     Decided {
         /// Place of the step.

@@ -6,6 +6,7 @@
 //! Idle -> InFlight <-> Pausing -> Done          a call
 //!                    \-> GivenUp, Stuck
 //!
+//! Queued --- its turn comes ---> Forward
 //! Forward --- a step fails before the pivot, the time is up, somebody cancels ---> Backward
 //!    \-> Completed                                                                    \-> Compensated
 //! ```
@@ -40,6 +41,8 @@ use crate::{
 pub struct State {
     pub(crate) now: Time,
     started_at: Time,
+    /// When its first step could begin: later than it was started, if it had to wait for its turn.
+    begun_at: Time,
     seed: u64,
     input: Option<Payload>,
     phase: Phase,
@@ -60,6 +63,8 @@ pub struct State {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Phase {
+    /// It waits for its turn; nothing of it has begun.
+    Queued,
     Forward,
     Backward,
     Ended(End),
@@ -68,7 +73,7 @@ enum Phase {
 /// Where a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::AsRefStr)]
 pub enum Status {
-    /// On its way forward.
+    /// On its way forward, or waiting for its turn.
     Running,
     /// On its way back.
     Compensating,
@@ -171,10 +176,12 @@ pub enum Refused {
 /// A run with its first event.
 ///
 /// # Errors
-/// The first event of a run is [`Event::Started`].
+/// The first event of a run is [`Event::Started`] or [`Event::Queued`].
 pub fn start(plan: &Plan, event: &Event, now: Time) -> Result<(State, Vec<Effect>), Refused> {
-    let Event::Started { input, seed } = event else {
-        return Err(Refused::Impossible);
+    let (input, seed, phase) = match event {
+        Event::Started { input, seed } => (input, seed, Phase::Forward),
+        Event::Queued { input, seed } => (input, seed, Phase::Queued),
+        _ => return Err(Refused::Impossible),
     };
     let steps = plan.steps.iter().map(|step| StepState {
         progress: Progress::Waiting,
@@ -189,9 +196,10 @@ pub fn start(plan: &Plan, event: &Event, now: Time) -> Result<(State, Vec<Effect
     let mut state = State {
         now,
         started_at: now,
+        begun_at: now,
         seed: *seed,
         input: input.clone(),
-        phase: Phase::Forward,
+        phase,
         steps: steps.collect(),
         causes: Vec::new(),
         under_way: 0,
@@ -202,25 +210,13 @@ pub fn start(plan: &Plan, event: &Event, now: Time) -> Result<(State, Vec<Effect
         is_stuck: false,
     };
     let mut effects = Vec::new();
-    let mut machine = Machine {
-        plan,
-        state: &mut state,
-        effects: &mut effects,
-    };
-    if let Some(timeout) = plan.timeout {
-        let until = Time(now.0.saturating_add(timeout));
-        machine.effects.push(Effect::Wait {
-            timer: Timer::Deadline,
-            until,
-        });
-    }
-    for &step in &plan.sequence {
-        if plan.steps[step].after.is_empty() {
-            machine.enter(step);
-        }
-    }
-    if plan.steps.is_empty() {
-        machine.end(true, false);
+    if phase == Phase::Forward {
+        let mut machine = Machine {
+            plan,
+            state: &mut state,
+            effects: &mut effects,
+        };
+        machine.set_out();
     }
     Ok((state, effects))
 }
@@ -300,7 +296,7 @@ impl State {
             }) => Status::Completed,
             Phase::Ended(_) => Status::Compensated,
             _ if self.under_way == 0 && self.stuck > 0 => Status::Stuck,
-            Phase::Forward => Status::Running,
+            Phase::Queued | Phase::Forward => Status::Running,
             Phase::Backward => Status::Compensating,
         }
     }
@@ -312,6 +308,12 @@ impl State {
             Phase::Ended(end) => Some(end),
             _ => None,
         }
+    }
+
+    /// Whether it waits for its turn.
+    #[must_use]
+    pub const fn is_queued(&self) -> bool {
+        matches!(self.phase, Phase::Queued)
     }
 
     /// What made it turn round or get stuck, in order.
@@ -326,13 +328,35 @@ impl State {
         self.input.as_ref()
     }
 
+    /// Bytes of what it was started with and what its actions have answered.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let items = self.steps.iter().flat_map(|step| &step.items);
+        let outputs = items.filter_map(|item| item.output.as_ref());
+        outputs.chain(&self.input).map(|payload| payload.0.len()).sum()
+    }
+
     /// The time of its last event, or of an earlier one if the clock jumped back since. Records are to have this time.
     #[must_use]
     pub const fn now(&self) -> Time {
         self.now
     }
 
-    /// When it began.
+    /// When it is over, if it has not reached its pivot by then; None: never, or it waits for its turn, or has reached it, or turned round.
+    #[must_use]
+    pub fn deadline(&self, plan: &Plan) -> Option<Time> {
+        let is_bound = self.phase == Phase::Forward && !self.pivot_tried;
+        let timeout = plan.timeout.filter(|_| is_bound)?;
+        Some(Time(self.begun_at.0.saturating_add(timeout)))
+    }
+
+    /// When its first step could begin.
+    #[must_use]
+    pub const fn begun_at(&self) -> Time {
+        self.begun_at
+    }
+
+    /// When it was started.
     #[must_use]
     pub const fn started_at(&self) -> Time {
         self.started_at
@@ -371,8 +395,7 @@ impl State {
         if self.is_stuck {
             effects.push(Effect::Stuck);
         }
-        if let (Some(timeout), false, Phase::Forward) = (plan.timeout, self.pivot_tried, self.phase) {
-            let until = Time(self.started_at.0.saturating_add(timeout));
+        if let Some(until) = self.deadline(plan) {
             effects.push(Effect::Wait {
                 timer: Timer::Deadline,
                 until,
@@ -455,7 +478,8 @@ struct Machine<'a> {
 impl Machine<'_> {
     fn take(&mut self, event: &Event) -> Result<(), Refused> {
         match event {
-            Event::Started { .. } => return Err(Refused::Impossible),
+            Event::Started { .. } | Event::Queued { .. } => return Err(Refused::Impossible),
+            Event::Admitted => self.admitted()?,
             Event::Decided {
                 step,
                 incarnation,

@@ -141,6 +141,31 @@ fn what_was_written_by_any_release_can_be_read() {
 }
 
 #[test]
+fn runs_that_wait_for_their_turn_can_be_read() {
+    let queued = |input| Event::Queued {
+        input,
+        seed: u64::MAX,
+    };
+    let events = [queued(Some(Payload::from("{}"))), queued(None), Event::Admitted];
+    let records: Vec<Record> = events
+        .into_iter()
+        .zip(0..)
+        .map(|(event, sequence)| Record {
+            sequence,
+            at: Time(1_700_000_000_000),
+            event,
+        })
+        .collect();
+    let path = "tests/golden/log/v1-queued.bin";
+    if env::var_os("TRELLIS_WRITE").is_some() && fs::metadata(path).is_err() {
+        fs::write(path, written(&records)).unwrap();
+    }
+    let bytes = fs::read(path).unwrap();
+    assert_eq!(log::read(&bytes).unwrap().records, records);
+    assert_eq!(written(&records), bytes, "the form has changed");
+}
+
+#[test]
 fn a_log_that_was_torn_anywhere_has_what_is_before() {
     let records = records();
     let bytes = written(&records);

@@ -22,11 +22,12 @@ use trellis_saga_core::{
 
 pub use crate::shard::{StartError, VerbError};
 use crate::{
+    admission::{Limits, Room},
     definitions::{self, Compiled, Definitions},
     id::{Partition, RunId},
     observe::Observe,
     participants::Participants,
-    shard::{Intervention, Message, NewRun, Owned, Room, Shard, now},
+    shard::{Intervention, Message, NewRun, Owned, Shard, now},
     store::{Error, Key, Members, Replica, Revision, Store, Stored},
 };
 
@@ -43,11 +44,11 @@ const BEAT: Duration = Duration::from_secs(1);
 
 /// The engine of a replica. Clones are the same one.
 pub struct Engine<S> {
-    store: Arc<S>,
-    definitions: Arc<Definitions>,
+    pub(crate) store: Arc<S>,
+    pub(crate) definitions: Arc<Definitions>,
     shards: Arc<[mpsc::UnboundedSender<Message>]>,
-    owned: Arc<Owned>,
-    room: Arc<Room>,
+    pub(crate) owned: Arc<Owned>,
+    pub(crate) room: Arc<Room>,
     members: watch::Receiver<Members>,
 }
 
@@ -143,18 +144,18 @@ pub struct Membership<S> {
 }
 
 impl<S: Store> Engine<S> {
-    /// An engine without partitions that looks after so many runs at most, and the task that gets it some. Must be called within a Tokio
+    /// An engine without partitions that looks after so much at most, and the task that gets it some. Must be called within a Tokio
     /// runtime.
     pub fn new<P: Participants>(
         store: Arc<S>,
         participants: &Arc<P>,
         definitions: Arc<Definitions>,
         replica: Replica,
-        most_runs: usize,
+        most: impl Into<Limits>,
         observer: &Arc<dyn Observe>,
     ) -> (Self, Membership<S>) {
         let owned = Arc::new(Owned::default());
-        let room = Arc::new(Room::new(most_runs));
+        let room = Arc::new(Room::new(most.into()));
         let shards = (0..SHARDS).map(|_| {
             let (shard, told) = Shard::new(
                 Arc::clone(&store),
@@ -380,7 +381,7 @@ impl<S: Store> Engine<S> {
         &self.definitions
     }
 
-    fn tell(&self, partition: Partition, message: Message) {
+    pub(crate) fn tell(&self, partition: Partition, message: Message) {
         // A shard ends only with the process.
         let _ = self.shards[usize::from(partition.0) % self.shards.len()].send(message);
     }
@@ -410,7 +411,7 @@ impl<S: Store> Membership<S> {
     /// Keeps this replica's part until `stop` is done; then gives it up.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         // Beside each other: whoever takes much over says all the while that it is there.
-        let work = async { tokio::join!(self.beat(), self.balance()) };
+        let work = async { tokio::join!(self.beat(), self.balance(), self.engine.turns()) };
         tokio::select! {
             _ = work => {}
             () = stop => {}
@@ -552,7 +553,7 @@ fn report(taken: Result<(), definitions::Error>, revision: &Revision) {
     }
 }
 
-fn warn(error: &Error, what: &str) {
+pub(crate) fn warn(error: &Error, what: &str) {
     let error: &dyn std::error::Error = error;
     tracing::warn!(error, "{what}");
 }

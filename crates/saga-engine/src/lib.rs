@@ -11,6 +11,8 @@
 //! - **store**: what is durable, behind a trait; [`store::postgres`] has it in PostgreSQL.
 //! - **definitions**: revisions, compiled.
 //! - **shard**: the runs of some partitions: events are decided on in memory, appended in batches, and only then acted on.
+//! - **admission**: how many runs there is room for.
+//! - **turns**: which of those may begin that wait for others of their saga.
 //! - **engine**: shards, which partitions are whose, and what others ask of them.
 //! - **participants**: how calls are made, behind a trait.
 //! - **observe**: who hears what happens.
@@ -18,6 +20,7 @@
 //! **What it guarantees**: nothing is acknowledged, and nobody is called, before the record of it is committed. A partition has one
 //! owner; what an earlier one appends is refused by the store. Whoever takes a partition over goes on by its log.
 
+pub mod admission;
 pub mod definitions;
 pub mod engine;
 pub mod id;
@@ -25,3 +28,4 @@ pub mod observe;
 pub mod participants;
 mod shard;
 pub mod store;
+mod turns;

@@ -16,10 +16,7 @@ mod live;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -30,7 +27,8 @@ use tokio::{
     time,
 };
 use trellis_saga_core::{
-    event::{Effect, Event, Payload, Time, Timer, Verb},
+    definition::RetryCondition,
+    event::{CallId, Effect, Event, Op, Outcome, Payload, Time, Timer, Verb},
     log,
     run::{self, Refused},
 };
@@ -40,6 +38,7 @@ use self::{
     live::Live,
 };
 use crate::{
+    admission::Room,
     definitions::{Compiled, Definitions},
     id::{Partition, RunId},
     observe::Observe,
@@ -101,6 +100,15 @@ pub enum StartError {
     /// This replica has as many runs as it may have.
     #[error("this replica looks after {0} runs, which is as many as it may")]
     Full(usize),
+    /// This replica has as many runs of the saga as it may have of one.
+    #[error("this replica looks after {0} runs of this saga, which is as many as it may of one")]
+    FullOfSaga(usize),
+    /// The runs of this replica keep as many bytes as they may.
+    #[error("the runs of this replica keep {0} bytes, which is as many as they may")]
+    NoMemory(usize),
+    /// What it is to be started with is more than a run may keep.
+    #[error("a run may keep {0} bytes, which is less than it is to be started with")]
+    TooLarge(usize),
     /// This replica owns no partition, or has just lost the one that it was for.
     #[error("this replica owns no partition at the moment")]
     NotOwned,
@@ -127,33 +135,6 @@ pub enum VerbError {
 #[derive(Debug, Default)]
 pub struct Owned(pub Mutex<BTreeMap<Partition, u64>>);
 
-/// How many runs are in memory, and how many may be.
-#[derive(Debug)]
-pub struct Room {
-    runs: AtomicUsize,
-    most: usize,
-}
-
-impl Room {
-    /// Room for so many.
-    pub const fn new(most: usize) -> Self {
-        Self {
-            runs: AtomicUsize::new(0),
-            most,
-        }
-    }
-
-    /// How many there are.
-    pub fn runs(&self) -> usize {
-        self.runs.load(Ordering::Relaxed)
-    }
-
-    /// Whether there may be no more.
-    pub fn is_full(&self) -> bool {
-        self.runs() >= self.most
-    }
-}
-
 /// The runs of some partitions.
 pub struct Shard<S, P> {
     pub store: Arc<S>,
@@ -165,8 +146,6 @@ pub struct Shard<S, P> {
     pub room: Arc<Room>,
     /// Hears what happens.
     pub observer: Arc<dyn Observe>,
-    /// What this shard counts in there.
-    counted: usize,
     /// Tells this shard.
     pub tell: mpsc::UnboundedSender<Message>,
     epochs: BTreeMap<Partition, u64>,
@@ -195,7 +174,6 @@ impl<S: Store, P: Participants> Shard<S, P> {
             owned,
             room,
             observer,
-            counted: 0,
             tell,
             epochs: BTreeMap::new(),
             runs: HashMap::new(),
@@ -212,7 +190,6 @@ impl<S: Store, P: Participants> Shard<S, P> {
         let mut under_way: Option<UnderWay> = None;
         loop {
             self.settle();
-            self.count();
             if under_way.is_none() {
                 under_way = self.append();
             }
@@ -250,6 +227,7 @@ impl<S: Store, P: Participants> Shard<S, P> {
             }
             Message::Start(new, reply) => self.start(new, reply),
             Message::Happened(run, event) => {
+                let event = self.bounded(run, event);
                 // What makes no sense any more, a late answer, changes nothing.
                 let _ = self.happen(run, &event);
             }
@@ -262,14 +240,6 @@ impl<S: Store, P: Participants> Shard<S, P> {
                 None => drop(reply),
             },
         }
-    }
-
-    fn count(&mut self) {
-        let now = self.runs.len();
-        // One after the other, so that it is never less than nothing.
-        self.room.runs.fetch_add(now, Ordering::Relaxed);
-        self.room.runs.fetch_sub(self.counted, Ordering::Relaxed);
-        self.counted = now;
     }
 
     /// Takes the decisions in that were made.
@@ -305,7 +275,8 @@ impl<S: Store, P: Participants> Shard<S, P> {
             .ok_or("it has no records")?;
         let sequence = u32::try_from(contents.records.len()).map_err(|_| "it has too many records")?;
         let outstanding = state.outstanding(&compiled.plan, now());
-        let live = Live::new(stored.run, compiled, state, sequence);
+        let place = self.room.place(&compiled, state.bytes());
+        let live = Live::new(stored.run, compiled, state, sequence, place);
         self.runs.insert(stored.run, live);
         for effect in outstanding {
             match effect {
@@ -326,11 +297,15 @@ impl<S: Store, P: Participants> Shard<S, P> {
             input,
             input_digest,
         } = new;
-        if self.room.is_full() {
-            // Who asked may have gone; nothing has begun.
-            let _ = reply.send(Err(StartError::Full(self.room.runs())));
-            return;
-        }
+        let bytes = input.as_ref().map_or(0, |input| input.0.len());
+        let place = match self.room.enter(&compiled, bytes) {
+            Ok(place) => place,
+            Err(full) => {
+                // Who asked may have gone; nothing has begun.
+                let _ = reply.send(Err(full));
+                return;
+            }
+        };
         if !self.epochs.contains_key(&partition) {
             // Who asked may have gone; nothing has begun.
             let _ = reply.send(Err(StartError::NotOwned));
@@ -338,15 +313,16 @@ impl<S: Store, P: Participants> Shard<S, P> {
         }
         let now = now();
         let run = RunId::new(now.0, rand::random(), partition);
-        let event = Event::Started {
-            input,
-            seed: rand::random(),
+        let seed = rand::random();
+        let event = match compiled.program.definition.concurrency {
+            None => Event::Started { input, seed },
+            Some(_) => Event::Queued { input, seed },
         };
         let Ok((state, effects)) = run::start(&compiled.plan, &event, now) else {
             return;
         };
         let revision = compiled.id;
-        let mut live = Live::new(run, compiled, state, 0);
+        let mut live = Live::new(run, compiled, state, 0, place);
         let standing = live.standing();
         self.batch.starts.push(Start {
             run,
@@ -362,6 +338,38 @@ impl<S: Store, P: Participants> Shard<S, P> {
         self.note(run, effects);
     }
 
+    /// The same, or, if the run cannot keep the answer, that there was none that is of use.
+    fn bounded(&self, run: RunId, event: Event) -> Event {
+        let (
+            Some(live),
+            Event::Answered {
+                call: call @ CallId { op: Op::Action, .. },
+                attempt,
+                outcome: Outcome::Done(Some(output)),
+            },
+        ) = (self.runs.get(&run), &event)
+        else {
+            return event;
+        };
+        let (bytes, most) = (output.0.len(), self.room.most_of_run());
+        if live.place.bytes() + bytes <= most {
+            return event;
+        }
+        let detail = format!(
+            "the answer has {bytes} bytes: with it the run would keep more than the {most} that it may"
+        );
+        let outcome = Outcome::Retry {
+            condition: RetryCondition::ServerError,
+            after: None,
+            detail: detail.into(),
+        };
+        Event::Answered {
+            call: *call,
+            attempt: *attempt,
+            outcome,
+        }
+    }
+
     fn happen(&mut self, run: RunId, event: &Event) -> Result<(), Refused> {
         let Some(live) = self.runs.get_mut(&run) else {
             return Err(Refused::Stale);
@@ -375,10 +383,10 @@ impl<S: Store, P: Participants> Shard<S, P> {
         let start = self.batch.starts.iter_mut().rev().find(|start| start.run == run);
         let record = live.record(run, live.state.now(), event.clone(), start.is_some());
         self.batch.records.push(record);
-        let status = live.state.status();
-        if status != live.status {
-            live.status = status;
-            let standing = live.standing();
+        live.keep(event);
+        let standing = live.standing();
+        if (standing.status, standing.is_queued) != (live.status, live.is_queued) {
+            (live.status, live.is_queued) = (standing.status, standing.is_queued);
             match start {
                 Some(start) => start.standing = standing,
                 None => {
@@ -427,7 +435,7 @@ impl<S: Store, P: Participants> Shard<S, P> {
     /// Nobody waits for the end of time of a run that is over.
     fn forget_deadline(&mut self, run: RunId, live: &Live) {
         if let Some(timeout) = live.compiled.program.definition.timeout {
-            let until = Time(live.state.started_at().0.saturating_add(timeout.0));
+            let until = Time(live.state.begun_at().0.saturating_add(timeout.0));
             self.timers.remove(&(until, run, Timer::Deadline));
         }
     }

@@ -100,6 +100,8 @@ pub struct Key {
 pub struct Standing {
     /// Where.
     pub status: Status,
+    /// Whether it waits for its turn: it is running, and has not begun.
+    pub is_queued: bool,
     /// When it ended; None: it has not.
     pub ended_at: Option<Time>,
     /// From when on it may be purged.
@@ -230,6 +232,16 @@ pub trait Store: Send + Sync + 'static {
 
     /// Stores what is appended.
     fn append(&self, append: Append) -> impl Future<Output = Result<Appended, Error>> + Send;
+
+    /// Lets as many runs of a saga begin that wait as long as fewer than `most` are under way, the oldest first; None: all. Those in partitions
+    /// that are claimed whose turn it is, until they are appended as running. Nobody else admits runs of the saga meanwhile.
+    fn admit(
+        &self,
+        namespace: &str,
+        saga: &str,
+        most: Option<u32>,
+        claims: &[Claim],
+    ) -> impl Future<Output = Result<Vec<RunId>, Error>> + Send;
 
     /// The runs of some partitions that have not ended.
     fn live(&self, partitions: &[Partition]) -> impl Future<Output = Result<Vec<Stored>, Error>> + Send;

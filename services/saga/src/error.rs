@@ -102,7 +102,12 @@ impl From<Error> for Problem {
                 Refusal::NoSaga { .. } => Self::new(Kind::NotFound).detail(text),
                 Refusal::Input(_) => Self::invalid(vec![FieldError::new("input", text)]),
                 Refusal::Conflict(_) => Self::new(Kind::Conflict).detail(text),
-                Refusal::Start(StartError::Full(_)) => Self::busy(text, RETRY_AFTER),
+                Refusal::Start(StartError::Full(_) | StartError::FullOfSaga(_) | StartError::NoMemory(_)) => {
+                    Self::busy(text, RETRY_AFTER)
+                }
+                Refusal::Start(StartError::TooLarge(_)) => {
+                    Self::invalid(vec![FieldError::new("input", text)])
+                }
                 Refusal::Start(StartError::Taken) => Self::new(Kind::Conflict).detail(text),
                 Refusal::Start(StartError::NotOwned | StartError::Unknown(_)) | Refusal::Store(_) => {
                     Self::unavailable(text, RETRY_AFTER)

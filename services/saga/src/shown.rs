@@ -7,7 +7,7 @@ use trellis_saga_core::log::Record;
 use trellis_saga_core::run;
 use trellis_saga_engine::engine::View;
 use trellis_saga_engine::participants::op_of;
-use trellis_saga_engine::store::{Standing, Summary};
+use trellis_saga_engine::store::Summary;
 
 /// A run of a list.
 pub fn summary(summary: &Summary) -> Run {
@@ -18,23 +18,28 @@ pub fn summary(summary: &Summary) -> Run {
         revision,
         key,
         started_at,
-        standing: Standing { status, ended_at, .. },
+        standing,
     } = summary;
     Run {
         id: run.to_string(),
         namespace: namespace.clone(),
         saga: saga.clone(),
         revision: revision.clone(),
-        status: status.as_ref().to_owned(),
+        status: status(standing.status, standing.is_queued),
         key: key.clone(),
         started_at: time(*started_at),
-        ended_at: ended_at.map(time),
+        ended_at: standing.ended_at.map(time),
         records: 0,
         steps: Vec::new(),
         calls: Vec::new(),
         causes: Vec::new(),
         interventions: Vec::new(),
     }
+}
+
+/// One that waits for its turn is running, but says so.
+fn status(status: run::Status, is_queued: bool) -> String {
+    if is_queued { "Waiting" } else { status.as_ref() }.to_owned()
 }
 
 /// A run with what was tried.
@@ -50,7 +55,7 @@ pub fn run(view: &View) -> Run {
         namespace: compiled.namespace().to_owned(),
         saga: compiled.saga().to_owned(),
         revision: compiled.revision.clone(),
-        status: state.status().as_ref().to_owned(),
+        status: status(state.status(), state.is_queued()),
         key: stored.key.clone(),
         started_at: time(stored.started_at),
         ended_at: stored.standing.ended_at.map(time),

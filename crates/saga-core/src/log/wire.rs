@@ -13,7 +13,7 @@ pub struct Record {
     sequence: u64,
     #[prost(uint64, tag = "2")]
     at: u64,
-    #[prost(oneof = "Kind", tags = "3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Kind", tags = "3, 4, 5, 6, 7, 8, 9, 10")]
     event: Option<Kind>,
 }
 
@@ -31,6 +31,10 @@ enum Kind {
     Deadline(Deadline),
     #[prost(message, tag = "8")]
     Operator(Operator),
+    #[prost(message, tag = "9")]
+    Queued(Started),
+    #[prost(bool, tag = "10")]
+    Admitted(bool),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -206,6 +210,11 @@ impl From<&super::Record> for Record {
                 input: input.as_ref().map(text),
                 seed: *seed,
             }),
+            Event::Queued { input, seed } => Kind::Queued(Started {
+                input: input.as_ref().map(text),
+                seed: *seed,
+            }),
+            Event::Admitted => Kind::Admitted(true),
             Event::Decided {
                 step,
                 incarnation,
@@ -294,6 +303,11 @@ impl Record {
                 input: input.map(payload),
                 seed,
             },
+            Kind::Queued(Started { input, seed }) => Event::Queued {
+                input: input.map(payload),
+                seed,
+            },
+            Kind::Admitted(_) => Event::Admitted,
             Kind::Decided(Decided {
                 step,
                 incarnation,

@@ -5,11 +5,41 @@ use std::sync::Arc;
 use super::{Item, Machine, Phase, Progress, Refused, place};
 use crate::{
     definition::Kind,
-    event::{CallId, Decision, Effect, Op, Time, What},
+    event::{CallId, Decision, Effect, Op, Time, Timer, What},
     mutation::{Mutation, is_on},
 };
 
 impl Machine<'_> {
+    /// The turn of a run has come that waited for it.
+    pub(super) fn admitted(&mut self) -> Result<(), Refused> {
+        if self.state.phase != Phase::Queued {
+            return Err(Refused::Stale);
+        }
+        self.state.phase = Phase::Forward;
+        self.state.begun_at = self.state.now;
+        self.set_out();
+        Ok(())
+    }
+
+    /// Begins.
+    pub(super) fn set_out(&mut self) {
+        let plan = self.plan;
+        if let Some(until) = self.state.deadline(plan) {
+            self.effects.push(Effect::Wait {
+                timer: Timer::Deadline,
+                until,
+            });
+        }
+        for &step in &plan.sequence {
+            if plan.steps[step].after.is_empty() {
+                self.enter(step);
+            }
+        }
+        if plan.steps.is_empty() {
+            self.end(true, false);
+        }
+    }
+
     /// A step for which nothing is missing any more.
     pub(super) fn enter(&mut self, step: usize) {
         if self.plan.steps[step].is_decided {
@@ -153,7 +183,7 @@ impl Machine<'_> {
         if self.state.phase != Phase::Forward || is_over {
             return Err(Refused::Stale);
         }
-        if self.state.now < Time(self.state.started_at.0.saturating_add(timeout)) {
+        if self.state.now < Time(self.state.begun_at.0.saturating_add(timeout)) {
             return Err(Refused::TooEarly);
         }
         self.cause(What::TimedOut, None, 0, &"".into());

@@ -14,7 +14,7 @@ impl Machine<'_> {
             Verb::Skip { call, output } => self.skip(*call, output.clone()),
             Verb::ForceComplete => {
                 self.cause(What::Forced, None, 0, &detail);
-                self.end(self.state.phase == Phase::Forward, true);
+                self.end(self.state.phase != Phase::Backward, true);
                 Ok(())
             }
             Verb::Cancel => self.cancel(&detail),
@@ -158,7 +158,7 @@ impl Machine<'_> {
 
     /// Takes back what was done. Of a pivot that is stuck the operator says by this that it was not done.
     fn cancel(&mut self, detail: &Arc<str>) -> Result<(), Refused> {
-        if self.state.phase != Phase::Forward {
+        if self.state.phase == Phase::Backward {
             return Err(Refused::Stale);
         }
         if self.state.pivot_tried && !self.pivot_is_stuck() {

@@ -118,6 +118,9 @@ impl<S: Store, P: Participants> Shard<S, P> {
             } else {
                 if let Some(live) = self.runs.get(&run) {
                     self.observer.started(&live.compiled, run);
+                    if live.is_queued {
+                        self.room.turns.notify_one();
+                    }
                 }
                 Ok(run)
             };

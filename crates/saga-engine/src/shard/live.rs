@@ -6,12 +6,13 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use trellis_saga_core::{
     data,
-    event::{Event, Time},
+    event::{CallId, Event, Op, Outcome, Time},
     log::{self, Record},
     run::{State, Status},
 };
 
 use crate::{
+    admission::Place,
     definitions::Compiled,
     id::RunId,
     store::{NewRecord, Standing},
@@ -26,17 +27,28 @@ pub(super) struct Live {
     pub(super) id: Arc<str>,
     pub(super) started_at: Arc<str>,
     pub(super) status: Status,
+    pub(super) is_queued: bool,
+    pub(super) place: Place,
     pub(super) waiters: Vec<oneshot::Sender<()>>,
 }
 
 impl Live {
-    pub(super) fn new(run: RunId, compiled: Arc<Compiled>, state: State, sequence: u32) -> Self {
+    pub(super) fn new(
+        run: RunId,
+        compiled: Arc<Compiled>,
+        state: State,
+        sequence: u32,
+        mut place: Place,
+    ) -> Self {
+        place.wait(state.is_queued());
         let started_at = i64::try_from(state.started_at().0).ok();
         let started_at = started_at.and_then(|millis| Timestamp::from_millisecond(millis).ok());
         Self {
             id: run.to_string().into(),
             started_at: started_at.unwrap_or_default().to_string().into(),
             status: state.status(),
+            is_queued: state.is_queued(),
+            place,
             compiled,
             state,
             sequence,
@@ -52,6 +64,20 @@ impl Live {
         }
     }
 
+    /// Keeps account of what an event that was taken in has changed.
+    pub(super) fn keep(&mut self, event: &Event) {
+        match event {
+            Event::Answered {
+                call: CallId { op: Op::Action, .. },
+                outcome: Outcome::Done(Some(output)),
+                ..
+            } => self.place.keep(self.place.bytes() + output.0.len()),
+            Event::Operator { .. } => self.place.keep(self.state.bytes()),
+            _ => {}
+        }
+        self.place.wait(self.state.is_queued());
+    }
+
     pub(super) fn standing(&self) -> Standing {
         let retention = &self.compiled.program.definition.retention;
         let end = self.state.end();
@@ -65,6 +91,7 @@ impl Live {
         let now = self.state.now();
         Standing {
             status: self.state.status(),
+            is_queued: self.state.is_queued(),
             ended_at: end.map(|_| now),
             purge_at: kept.map(|kept| Time(now.0.saturating_add(kept))),
         }

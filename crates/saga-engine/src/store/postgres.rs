@@ -40,6 +40,8 @@ pub struct Postgres {
     members: Link,
     /// For the runs of partitions that are taken over.
     loads: Link,
+    /// For runs that wait for their turn: who asks waits for others who do.
+    turns: Link,
     /// For what is short.
     reader: Link,
     /// For what may be long: lists, counts, purges.
@@ -55,6 +57,7 @@ impl Postgres {
             writers: std::iter::repeat_with(link).take(WRITERS).collect(),
             members: link(),
             loads: link(),
+            turns: link(),
             reader: link(),
             slow: link(),
         }
@@ -175,6 +178,30 @@ impl Store for Postgres {
         Ok(Appended { lost, taken })
     }
 
+    async fn admit(
+        &self,
+        namespace: &str,
+        saga: &str,
+        most: Option<u32>,
+        claims: &[Claim],
+    ) -> Result<Vec<RunId>, Error> {
+        let (partitions, epochs) = split(claims);
+        let most = most.map(i64::from);
+        let connected = self.turns.get().await?;
+        let rows = self
+            .turns
+            .answer(
+                &connected,
+                connected.client.query(
+                    &connected.sql.admit,
+                    &[&namespace, &saga, &most, &partitions, &epochs],
+                ),
+            )
+            .await?;
+        let run = |row: &Row| RunId(row.get::<_, Uuid>(0).as_u128());
+        Ok(rows.iter().map(run).collect())
+    }
+
     async fn live(&self, partitions: &[Partition]) -> Result<Vec<Stored>, Error> {
         let partitions = numbers(partitions);
         let connected = self.loads.get().await?;
@@ -215,7 +242,7 @@ impl Store for Postgres {
     }
 
     async fn list(&self, filter: &Filter) -> Result<Vec<Summary>, Error> {
-        let statuses: Vec<i16> = filter.statuses.iter().copied().map(sql::of_status).collect();
+        let statuses: Vec<i16> = filter.statuses.iter().copied().flat_map(sql::of_status).collect();
         let before = filter.before.map(|run| Uuid::from_u128(run.0));
         let limit = i64::from(filter.limit);
         let connected = self.slow.get().await?;
@@ -366,14 +393,19 @@ fn stored(rows: &[Row]) -> Result<Vec<Stored>, Error> {
 
 fn standing(row: &Row, at: usize) -> Result<Standing, Error> {
     let moment = |at: usize| row.get::<_, Option<i64>>(at).map(time).transpose();
+    let number: i16 = row.get(at);
     Ok(Standing {
-        status: status(row.get(at))?,
+        status: status(number)?,
+        is_queued: sql::QUEUED.contains(&number),
         ended_at: moment(at + 1)?,
         purge_at: moment(at + 2)?,
     })
 }
 
 fn status(number: i16) -> Result<Status, Error> {
+    if sql::QUEUED.contains(&number) {
+        return Ok(Status::Running);
+    }
     sql::STATUSES
         .get(usize::try_from(number).unwrap_or(usize::MAX))
         .copied()

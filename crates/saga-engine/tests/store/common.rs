@@ -58,6 +58,11 @@ pub async fn database() -> (TestDatabase, Options) {
 
 /// A saga of some steps in a row; the last is the pivot.
 pub fn revision(saga: &str, steps: usize) -> Revision {
+    revision_with(saga, steps, &json!({}))
+}
+
+/// The same with further fields.
+pub fn revision_with(saga: &str, steps: usize, fields: &Value) -> Revision {
     let call = |method: &str| {
         json!({
             "call": {"microservice": "shop", "method": method, "path": "/${input.id}"}, "timeout": 5000,
@@ -81,12 +86,15 @@ pub fn revision(saga: &str, steps: usize) -> Revision {
             step
         })
         .collect();
-    let definition: Definition = serde_json::from_value(json!({
+    let mut definition = json!({
         "apiVersion": "saga.trellis.dev/v1", "namespace": "shop", "name": saga, "steps": steps,
         "input": {"schema": {"type": "object", "required": ["id"], "properties": {"id": {"type": "string", "minLength": 1}}}},
         "retention": {"completed": 1000, "compensated": 2000}, "onStuck": {"event": true},
-    }))
-    .unwrap();
+    });
+    for (name, value) in fields.as_object().unwrap() {
+        definition[name] = value.clone();
+    }
+    let definition: Definition = serde_json::from_value(definition).unwrap();
     let definition = canonical::text(&definition);
     Revision {
         namespace: "shop".to_owned(),

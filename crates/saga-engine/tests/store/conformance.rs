@@ -31,6 +31,7 @@ fn replica(id: u128) -> Replica {
 const fn standing(status: Status, ended_at: Option<u64>, purge_at: Option<u64>) -> Standing {
     Standing {
         status,
+        is_queued: false,
         ended_at: match ended_at {
             Some(at) => Some(Time(at)),
             None => None,
@@ -266,6 +267,96 @@ async fn a_revision_is_current_and_is_kept_while_a_run_is_made_of_it<S: Store>(s
     assert_eq!(store.revisions().await.unwrap().len(), 1);
 }
 
+async fn runs_wait_for_their_turn_the_oldest_first<S: Store>(store: &S) {
+    let old = store.put_revision(&common::revision("turns", 2)).await.unwrap();
+    let new = store.put_revision(&common::revision("turns", 3)).await.unwrap();
+    let (mine, other) = (one_claim(store, 5, 7).await, one_claim(store, 6, 8).await);
+    let runs = [run(10, 7), run(11, 8), run(12, 7), run(13, 7)];
+    for (claim, partition, revision) in [(mine, 7, old), (other, 8, new)] {
+        let of: Vec<_> = runs
+            .iter()
+            .filter(|run| run.partition() == Partition(partition))
+            .map(|run| (*run, None))
+            .collect();
+        let mut append = begin(&[claim], &of, revision);
+        append
+            .starts
+            .iter_mut()
+            .for_each(|start| start.standing.is_queued = true);
+        assert_eq!(store.append(append).await.unwrap(), Appended::default());
+    }
+    let admit = async |most, claim: Claim| {
+        let mut admitted = store.admit("shop", "turns", most, &[claim]).await.unwrap();
+        admitted.sort();
+        admitted
+    };
+    assert_eq!(admit(Some(0), mine).await, []);
+    assert_eq!(admit(Some(1), other).await, [], "another is older");
+    assert_eq!(admit(Some(1), mine).await, [runs[0]]);
+    assert_eq!(
+        admit(Some(1), mine).await,
+        [runs[0]],
+        "until it is known to have begun"
+    );
+    let begun = async |run: RunId, claim: Claim, standing: Standing| {
+        let append = Append {
+            claims: vec![claim],
+            records: vec![record(run, 1, false)],
+            changes: vec![(run, standing)],
+            ..Append::default()
+        };
+        assert_eq!(store.append(append).await.unwrap(), Appended::default());
+    };
+    begun(runs[0], mine, standing(Status::Running, None, None)).await;
+    assert_eq!(admit(Some(1), mine).await, [], "it is under way");
+    assert_eq!(
+        admit(Some(3), other).await,
+        [runs[1]],
+        "of the two oldest one is there"
+    );
+    let earlier = Claim {
+        epoch: mine.epoch - 1,
+        ..mine
+    };
+    assert_eq!(
+        admit(Some(9), earlier).await,
+        [],
+        "an earlier owner admits nothing"
+    );
+    // Those that wait are running, for all who look.
+    let counts = store.counts().await.unwrap();
+    let of = |revision: &str| {
+        counts
+            .iter()
+            .filter(|count| count.saga == "turns" && count.revision == revision)
+            .count()
+    };
+    assert_eq!(of(&common::revision("turns", 2).revision), 1);
+    let filter = Filter {
+        saga: Some("turns".to_owned()),
+        statuses: vec![Status::Running],
+        limit: 10,
+        ..Filter::default()
+    };
+    let listed = store.list(&filter).await.unwrap();
+    let queued: Vec<_> = listed
+        .iter()
+        .map(|run| (run.run, run.standing.is_queued))
+        .collect();
+    assert_eq!(
+        queued,
+        [
+            (runs[3], true),
+            (runs[2], true),
+            (runs[1], true),
+            (runs[0], false)
+        ]
+    );
+    assert_eq!(admit(None, mine).await, runs[2..], "all of them");
+    let live = store.live(&[Partition(7)]).await.unwrap();
+    assert_eq!(live.len(), 3);
+}
+
 async fn conforms<S: Store>(store: &S) {
     let revision = store.put_revision(&common::revision("order", 2)).await.unwrap();
     an_earlier_owner_writes_nothing(store, revision).await;
@@ -273,6 +364,7 @@ async fn conforms<S: Store>(store: &S) {
     runs_are_read_as_they_were_written(store, revision).await;
     a_revision_is_current_and_is_kept_while_a_run_is_made_of_it(store, revision).await;
     claims_are_exclusive_and_grow(store).await;
+    runs_wait_for_their_turn_the_oldest_first(store).await;
 }
 
 #[tokio::test]

@@ -4,5 +4,7 @@
 
 mod common;
 mod conformance;
+mod process;
 mod replicas;
 mod simulation;
+mod turns;

@@ -2,98 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::common::{self, Shop};
 use serde_json::json;
-use tokio::sync::oneshot;
 use trellis_saga_core::{event::Verb, run::Status};
 use trellis_saga_engine::{
-    definitions::Definitions,
-    engine::{Engine, Refusal, Request, StartError, Whereabouts},
+    engine::{Refusal, Request, StartError, Whereabouts},
     id::PARTITIONS,
-    observe::{Nobody, Observe},
-    store::{
-        Filter, Replica, Store as _,
-        postgres::{Options, Postgres},
-    },
+    store::{Filter, Store as _},
 };
 use trellis_testkit::wait;
 
-/// Most runs of an engine.
-const MOST_RUNS: usize = 60;
-
-/// An engine as a process has it.
-struct Process {
-    engine: Engine<Postgres>,
-    stop: oneshot::Sender<()>,
-    membership: tokio::task::JoinHandle<()>,
-}
-
-impl Process {
-    async fn start(options: &Options, shop: &Arc<Shop>, name: &str) -> Self {
-        let store = Arc::new(Postgres::new(options));
-        let replica = Replica {
-            id: rand::random(),
-            name: name.to_owned(),
-            address: format!("http://{name}"),
-        };
-        let definitions = Arc::new(Definitions::default());
-        let nobody: Arc<dyn Observe> = Arc::new(Nobody);
-        let (engine, membership) = Engine::new(store, shop, definitions, replica, MOST_RUNS, &nobody);
-        engine.restore().await.unwrap();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let membership = tokio::spawn(membership.run(async {
-            let _ = stopped.await;
-        }));
-        Self {
-            engine,
-            stop,
-            membership,
-        }
-    }
-
-    async fn owning(self, count: usize) -> Self {
-        wait::until("it owns its part", async || self.engine.owned() == count).await;
-        self
-    }
-
-    async fn stop(self) {
-        drop(self.stop);
-        self.membership.await.unwrap();
-    }
-
-    async fn run(&self, key: &str, path: &str) -> String {
-        let started = self.engine.start(request(key, path)).await.unwrap();
-        started.run.to_string()
-    }
-
-    async fn status(&self, run: &str) -> Status {
-        let view = self.engine.view(run.parse().unwrap()).await.unwrap().unwrap();
-        assert_eq!(view.state.status(), view.stored.standing.status);
-        view.state.status()
-    }
-
-    async fn until(&self, run: &str, status: Status) {
-        wait::until("the run is there", async || self.status(run).await == status).await;
-    }
-}
-
-fn request(key: &str, path: &str) -> Request {
-    Request {
-        namespace: "shop".to_owned(),
-        saga: "order".to_owned(),
-        key: Some(key.to_owned()),
-        input: Some(json!({"id": path})),
-    }
-}
-
-async fn world() -> (trellis_testkit::postgres::TestDatabase, Options, Arc<Shop>) {
-    let (database, options) = common::database().await;
-    Postgres::new(&options)
-        .put_revision(&common::revision("order", 3))
-        .await
-        .unwrap();
-    (database, options, Arc::default())
-}
+use crate::process::{MOST_RUNS, Process, request, world};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_completed_or_compensated_and_a_key_is_one_run() {
@@ -177,19 +95,18 @@ async fn a_start_is_not_refused_for_good_while_the_store_cannot_say_what_has_beg
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_takes_no_more_runs_than_it_may_and_what_has_ended_goes_when_its_time_has_come() {
+async fn a_replica_takes_no_more_runs_of_a_saga_than_it_may_and_what_has_ended_goes_when_its_time_has_come() {
     let (_database, options, shop) = world().await;
     let process = Process::start(&options, &shop, "a")
         .await
         .owning(PARTITIONS.into())
         .await;
-    for key in 0..MOST_RUNS {
+    for key in 0..MOST_RUNS / 2 {
         process.run(&key.to_string(), "away").await;
     }
-    wait::until("it is full", async || process.engine.runs() == MOST_RUNS).await;
     let refused = process.engine.start(request("more", "fine")).await.unwrap_err();
     assert!(
-        matches!(refused, Refusal::Start(StartError::Full(MOST_RUNS))),
+        matches!(refused, Refusal::Start(StartError::FullOfSaga(runs)) if runs == MOST_RUNS / 2),
         "{refused}"
     );
     let all = Filter {

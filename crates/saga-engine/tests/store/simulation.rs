@@ -68,6 +68,7 @@ impl Real {
                     started_at: Time(0),
                     standing: Standing {
                         status: Status::Running,
+                        is_queued: false,
                         ended_at: None,
                         purge_at: None,
                     },

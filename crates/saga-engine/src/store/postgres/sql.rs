@@ -15,6 +15,9 @@ pub(super) const STATUSES: [Status; 5] = [
     Status::Compensated,
 ];
 
+/// What runs have instead that wait for their turn, and those whose turn has come and that have not begun.
+pub(super) const QUEUED: [i16; 2] = [5, 6];
+
 const BEAT: &str = "
     INSERT INTO saga_replica (id, name, address, until) VALUES ($1, $2, $3, now() + $4::float8 * interval '1 s')
     ON CONFLICT (id) DO UPDATE SET until = excluded.until";
@@ -132,11 +135,16 @@ const LIST: &str = "
         AND (cardinality($3::int2[]) = 0 OR r.status = ANY($3)) AND ($4::uuid IS NULL OR r.id < $4)
     ORDER BY r.id DESC LIMIT $5";
 
+const ADMIT: &str = "SELECT saga_admit($1, $2, $3, $4, $5)";
+
+// Those that wait for their turn are running.
 const COUNTS: &str = "
-    SELECT d.namespace, d.saga, d.revision, c.status, c.count
+    SELECT d.namespace, d.saga, d.revision, s.status, sum(c.count)::int8
     FROM (SELECT definition, status, count(*) FROM saga_run GROUP BY definition, status) AS c
     JOIN saga_definition AS d ON d.id = c.definition
-    ORDER BY d.namespace, d.saga, d.id, c.status";
+    CROSS JOIN LATERAL (SELECT CASE WHEN c.status >= 5 THEN 0::int2 ELSE c.status END AS status) AS s
+    GROUP BY d.id, s.status
+    ORDER BY d.namespace, d.saga, d.id, s.status";
 
 const PURGE: &str = "
     WITH due AS MATERIALIZED (
@@ -175,6 +183,7 @@ pub(super) struct Statements {
     pub(super) release_all: Statement,
     /// With runs that begin or not, and with runs whose status has changed or not.
     append: [Statement; 4],
+    pub(super) admit: Statement,
     pub(super) live: Statement,
     pub(super) run: Statement,
     pub(super) of_key: Statement,
@@ -204,6 +213,7 @@ impl Statements {
                 client.prepare(&append(false, true)).await?,
                 client.prepare(&append(true, true)).await?,
             ],
+            admit: prepare(ADMIT).await?,
             live: prepare(LIVE).await?,
             run: prepare(RUN).await?,
             of_key: prepare(OF_KEY).await?,
@@ -349,13 +359,25 @@ impl Columns {
 
 impl Standings {
     fn push(&mut self, standing: &super::Standing) {
-        self.statuses.push(of_status(standing.status));
+        self.statuses.push(match standing.is_queued {
+            true => QUEUED[0],
+            false => number_of(standing.status),
+        });
         self.ended_at.push(standing.ended_at.map(of_time));
         self.purge_at.push(standing.purge_at.map(of_time));
     }
 }
 
-pub(super) fn of_status(status: Status) -> i16 {
+/// The numbers of a status: of those that run, also of those that wait for their turn.
+pub(super) fn of_status(status: Status) -> Vec<i16> {
+    let mut numbers = vec![number_of(status)];
+    if status == Status::Running {
+        numbers.extend(QUEUED);
+    }
+    numbers
+}
+
+fn number_of(status: Status) -> i16 {
     let place = STATUSES.iter().position(|known| *known == status);
     place
         .and_then(|place| i16::try_from(place).ok())
