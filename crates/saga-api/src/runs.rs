@@ -95,7 +95,7 @@ pub struct Event {
     pub sequence: u64,
     /// When.
     pub at: String,
-    /// `started`, `decided`, `answered`, `timer-fired`, `operator`.
+    /// `started`, `queued`, `admitted`, `decided`, `answered`, `timer-fired`, `operator`.
     #[serde(rename = "type")]
     pub what: String,
     /// Status of the run from then on.

@@ -25,6 +25,7 @@ use crate::{
     admission::{Limits, Room},
     definitions::{self, Compiled, Definitions},
     id::{Partition, RunId},
+    lanes::Lanes,
     observe::Observe,
     participants::Participants,
     shard::{Intervention, Message, NewRun, Owned, Shard, now},
@@ -156,6 +157,7 @@ impl<S: Store> Engine<S> {
     ) -> (Self, Membership<S>) {
         let owned = Arc::new(Owned::default());
         let room = Arc::new(Room::new(most.into()));
+        let lanes = Lanes::default();
         let shards = (0..SHARDS).map(|_| {
             let (shard, told) = Shard::new(
                 Arc::clone(&store),
@@ -163,6 +165,7 @@ impl<S: Store> Engine<S> {
                 Arc::clone(&definitions),
                 Arc::clone(&owned),
                 Arc::clone(&room),
+                lanes.clone(),
                 Arc::clone(observer),
             );
             let tell = shard.tell.clone();

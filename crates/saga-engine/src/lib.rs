@@ -14,6 +14,7 @@
 //! - **admission**: how many runs there is room for.
 //! - **turns**: which of those may begin that wait for others of their saga.
 //! - **engine**: shards, which partitions are whose, and what others ask of them.
+//! - **lanes**: how many calls are on their way at once, and whose turn it is.
 //! - **participants**: how calls are made, behind a trait.
 //! - **observe**: who hears what happens.
 //!
@@ -24,6 +25,7 @@ pub mod admission;
 pub mod definitions;
 pub mod engine;
 pub mod id;
+mod lanes;
 pub mod observe;
 pub mod participants;
 mod shard;

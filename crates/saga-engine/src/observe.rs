@@ -11,6 +11,9 @@ pub trait Observe: Send + Sync + 'static {
     /// A run has begun.
     fn started(&self, _of: &Compiled, _run: RunId) {}
 
+    /// A call waited so long until it could be made, since so many others were on their way.
+    fn waited(&self, _of: &Compiled, _participant: &str, _time: Duration) {}
+
     /// A try of a call, or a question after its work, has ended.
     fn answered(&self, _of: &Compiled, _run: RunId, _call: CallId, _outcome: &Outcome) {}
 
@@ -38,6 +41,10 @@ pub struct All(pub Vec<Arc<dyn Observe>>);
 impl Observe for All {
     fn started(&self, of: &Compiled, run: RunId) {
         self.0.iter().for_each(|one| one.started(of, run));
+    }
+
+    fn waited(&self, of: &Compiled, participant: &str, time: Duration) {
+        self.0.iter().for_each(|one| one.waited(of, participant, time));
     }
 
     fn answered(&self, of: &Compiled, run: RunId, call: CallId, outcome: &Outcome) {

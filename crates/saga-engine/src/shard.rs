@@ -41,6 +41,7 @@ use crate::{
     admission::Room,
     definitions::{Compiled, Definitions},
     id::{Partition, RunId},
+    lanes::Lanes,
     observe::Observe,
     participants::Participants,
     store::{Claim, Error, Key, Start, Store, Stored},
@@ -144,6 +145,8 @@ pub struct Shard<S, P> {
     pub owned: Arc<Owned>,
     /// Of the whole replica.
     pub room: Arc<Room>,
+    /// Of the whole replica.
+    pub lanes: Lanes,
     /// Hears what happens.
     pub observer: Arc<dyn Observe>,
     /// Tells this shard.
@@ -164,6 +167,7 @@ impl<S: Store, P: Participants> Shard<S, P> {
         definitions: Arc<Definitions>,
         owned: Arc<Owned>,
         room: Arc<Room>,
+        lanes: Lanes,
         observer: Arc<dyn Observe>,
     ) -> (Self, mpsc::UnboundedReceiver<Message>) {
         let (tell, told) = mpsc::unbounded_channel();
@@ -173,6 +177,7 @@ impl<S: Store, P: Participants> Shard<S, P> {
             definitions,
             owned,
             room,
+            lanes,
             observer,
             tell,
             epochs: BTreeMap::new(),

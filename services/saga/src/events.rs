@@ -135,6 +135,14 @@ fn event(view: &View, record: &Record, status: &str) -> Event {
             what: "started".to_owned(),
             ..about
         },
+        event::Event::Queued { .. } => Event {
+            what: "queued".to_owned(),
+            ..about
+        },
+        event::Event::Admitted => Event {
+            what: "admitted".to_owned(),
+            ..about
+        },
         event::Event::Decided {
             step: place,
             incarnation,

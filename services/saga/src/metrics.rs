@@ -18,6 +18,9 @@ use crate::shown::{outcome_of, word};
 /// Seconds of an append.
 const BUCKETS: [f64; 10] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0];
 
+/// Seconds that a call waits.
+const WAITS: [f64; 8] = [0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0];
+
 /// Counters of the engine.
 #[derive(Debug)]
 pub struct Metrics {
@@ -28,12 +31,19 @@ pub struct Metrics {
     records: Counter,
     append: Histogram,
     failed: Counter,
+    waited: Family<Called, Histogram, fn() -> Histogram>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfSaga {
     namespace: String,
     saga: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Called {
+    namespace: String,
+    microservice: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -64,6 +74,7 @@ impl Metrics {
             records: Counter::default(),
             append: Histogram::new(BUCKETS),
             failed: Counter::default(),
+            waited: Family::new_with_constructor(|| Histogram::new(WAITS)),
         };
         let Self {
             started,
@@ -73,6 +84,7 @@ impl Metrics {
             records,
             append,
             failed,
+            waited,
         } = &metrics;
         registry.register("runs_started", "Runs that began", started.clone());
         registry.register("runs_ended", "Runs that ended, by how", ended.clone());
@@ -97,6 +109,12 @@ impl Metrics {
             "appends_failed",
             "Appends of which nobody knows whether they were stored",
             failed.clone(),
+        );
+        registry.register_with_unit(
+            "call_wait",
+            "How long calls waited for others of their participant, before they were made",
+            Unit::Seconds,
+            waited.clone(),
         );
         metrics
     }
@@ -125,6 +143,14 @@ impl Observe for Metrics {
             outcome: word(outcome),
         };
         self.attempts.get_or_create(&attempt).inc();
+    }
+
+    fn waited(&self, compiled: &Compiled, participant: &str, waited: Duration) {
+        let called = Called {
+            namespace: compiled.namespace().to_owned(),
+            microservice: participant.to_owned(),
+        };
+        self.waited.get_or_create(&called).observe(waited.as_secs_f64());
     }
 
     fn stuck(&self, compiled: &Compiled, run: RunId) {

@@ -4,6 +4,7 @@
 
 mod common;
 mod conformance;
+mod lanes;
 mod process;
 mod replicas;
 mod simulation;

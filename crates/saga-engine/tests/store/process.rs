@@ -31,6 +31,15 @@ pub struct Process {
 
 impl Process {
     pub async fn start(options: &Options, shop: &Arc<impl Participants>, name: &str) -> Self {
+        Self::with_room(options, shop, name, MOST_RUNS).await
+    }
+
+    pub async fn with_room(
+        options: &Options,
+        shop: &Arc<impl Participants>,
+        name: &str,
+        most: usize,
+    ) -> Self {
         let store = Arc::new(Postgres::new(options));
         let replica = Replica {
             id: rand::random(),
@@ -39,7 +48,7 @@ impl Process {
         };
         let definitions = Arc::new(Definitions::default());
         let nobody: Arc<dyn Observe> = Arc::new(Nobody);
-        let (engine, membership) = Engine::new(store, shop, definitions, replica, MOST_RUNS, &nobody);
+        let (engine, membership) = Engine::new(store, shop, definitions, replica, most, &nobody);
         engine.restore().await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let membership = tokio::spawn(membership.run(async {
