@@ -58,7 +58,8 @@ pub struct SagaSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
 
-    /// Runs under way at once, over all replicas of the engine; further ones wait for their turn. Unset: as many as are started.
+    /// Runs under way at once, over all replicas of the engine; further ones wait for their turn, the oldest goes first. Stuck ones count
+    /// until they are ended; `timeout` begins with a run's turn. Unset: as many as are started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub concurrency: Option<u32>,
@@ -333,7 +334,7 @@ pub struct Revision {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SagaRuns {
-    /// On their way forward or back.
+    /// On their way forward or back, or waiting for their turn.
     pub running: i64,
     /// They cannot go on by themselves.
     pub stuck: i64,

@@ -190,6 +190,8 @@ impl Place {
             .or_insert_with(|| (Arc::clone(&self.compiled), 0));
         if is_waiting {
             *waiting += 1;
+            // It may have been taken over, and nobody looked before.
+            self.room.turns.notify_one();
         } else {
             *waiting -= 1;
             if *waiting == 0 {
@@ -290,13 +292,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_leaves_tells_those_that_wait() {
+    async fn whoever_waits_or_leaves_others_that_wait_tells() {
         let (room, saga) = (room(10), saga("a"));
         let first = room.enter(&saga, 0).unwrap();
         let mut second = room.enter(&saga, 0).unwrap();
         assert!(room.waiting().is_empty());
         second.wait(true);
         assert_eq!(room.waiting().len(), 1);
+        room.turns.notified().await;
         drop(first);
         room.turns.notified().await;
         second.wait(false);

@@ -13,12 +13,13 @@
 //! **What it costs.** A saga with `concurrency` has two transactions more before a run begins. Whoever has runs that wait looks every
 //! [`LOOK`], and whenever one of the saga ends here.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time;
 use trellis_saga_core::event::Event;
 
 use crate::{
+    definitions::Compiled,
     engine::{Engine, warn},
     shard::Message,
     store::{Claim, Error, Store},
@@ -39,30 +40,27 @@ impl<S: Store> Engine<S> {
                 // Either is a reason to look.
                 let _ = time::timeout(LOOK, self.room.turns.notified()).await;
             }
-            if let Err(error) = self.take_turns().await {
-                warn(&error, "failed to ask whose turn it is");
-                time::sleep(AGAIN).await;
+            for waiting in self.room.waiting() {
+                if let Err(error) = self.take_turns(&waiting).await {
+                    warn(&error, "failed to ask whose turn it is");
+                    time::sleep(AGAIN).await;
+                }
             }
         }
     }
 
-    async fn take_turns(&self) -> Result<(), Error> {
-        for waiting in self.room.waiting() {
-            let (namespace, saga) = (waiting.namespace(), waiting.saga());
-            // Of a saga that is gone the rest goes on as it was meant.
-            let current = self
-                .definitions
-                .current(namespace, saga)
-                .unwrap_or_else(|| waiting.clone());
-            let most = current.program.definition.concurrency;
-            let owned = self.owned.0.lock().clone();
-            let claims: Vec<Claim> = owned
-                .into_iter()
-                .map(|(partition, epoch)| Claim { partition, epoch })
-                .collect();
-            for run in self.store.admit(namespace, saga, most, &claims).await? {
-                self.tell(run.partition(), Message::Happened(run, Event::Admitted));
-            }
+    async fn take_turns(&self, waiting: &Arc<Compiled>) -> Result<(), Error> {
+        let (namespace, saga) = (waiting.namespace(), waiting.saga());
+        // Of a saga that is gone the rest goes on as it was meant.
+        let current = self.definitions.current(namespace, saga);
+        let most = current.as_ref().unwrap_or(waiting).program.definition.concurrency;
+        let owned = self.owned.0.lock().clone();
+        let claims: Vec<Claim> = owned
+            .into_iter()
+            .map(|(partition, epoch)| Claim { partition, epoch })
+            .collect();
+        for run in self.store.admit(namespace, saga, most, &claims).await? {
+            self.tell(run.partition(), Message::Happened(run, Event::Admitted));
         }
         Ok(())
     }

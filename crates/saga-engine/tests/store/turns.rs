@@ -132,6 +132,34 @@ async fn a_run_that_waits_is_cancelled_at_once_and_the_others_go_on_when_the_lim
     process.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_takes_over_runs_that_wait_lets_them_have_their_turn() {
+    let (_database, options) = common::database().await;
+    let revision = common::revision_with("order", 2, &json!({"concurrency": 1}));
+    Postgres::new(&options).put_revision(&revision).await.unwrap();
+    let shop = Arc::<common::Shop>::default();
+    let first = Process::start(&options, &shop, "a")
+        .await
+        .owning(PARTITIONS.into())
+        .await;
+    let away = first.run("1", "away").await;
+    wait::until("the first has begun", async || shop.of(&away).0 > 0).await;
+    let waits = first.run("2", "fine").await;
+    first.stop().await;
+    let second = Process::start(&options, &shop, "b")
+        .await
+        .owning(PARTITIONS.into())
+        .await;
+    assert_eq!(shop.of(&waits), (0, 0));
+    second
+        .engine
+        .intervene(away.parse().unwrap(), Verb::ForceComplete, "ada", "no hope")
+        .await
+        .unwrap();
+    second.until(&waits, Status::Completed).await;
+    second.stop().await;
+}
+
 /// A participant with long answers.
 struct Verbose;
 
