@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use trellis_saga_core::event::{CallId, End, Outcome};
+use trellis_saga_core::event::{CallId, Cause, End, Outcome};
 
 use crate::{definitions::Compiled, id::RunId};
 
@@ -17,8 +17,8 @@ pub trait Observe: Send + Sync + 'static {
     /// A try of a call, or a question after its work, has ended.
     fn answered(&self, _of: &Compiled, _run: RunId, _call: CallId, _outcome: &Outcome) {}
 
-    /// A run cannot go on by itself.
-    fn stuck(&self, _of: &Compiled, _run: RunId) {}
+    /// A run cannot go on by itself, since all these; told again by whoever takes it over.
+    fn stuck(&self, _of: &Compiled, _run: RunId, _causes: &[Cause]) {}
 
     /// A run has ended.
     fn ended(&self, _of: &Compiled, _run: RunId, _end: End) {}
@@ -51,8 +51,8 @@ impl Observe for All {
         self.0.iter().for_each(|one| one.answered(of, run, call, outcome));
     }
 
-    fn stuck(&self, of: &Compiled, run: RunId) {
-        self.0.iter().for_each(|one| one.stuck(of, run));
+    fn stuck(&self, of: &Compiled, run: RunId, causes: &[Cause]) {
+        self.0.iter().for_each(|one| one.stuck(of, run, causes));
     }
 
     fn ended(&self, of: &Compiled, run: RunId, end: End) {

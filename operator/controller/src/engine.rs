@@ -202,12 +202,14 @@ impl Connected {
         let mut all: BTreeMap<Key, BTreeMap<String, Runs>> = BTreeMap::new();
         for of in runs.revisions {
             let saga = Key::new(of.namespace, of.saga);
+            let causes = of.stuck_causes.into_iter().map(|stuck| (stuck.run, stuck.cause));
             let runs = Runs {
                 running: of.running + of.compensating,
                 stuck: of.stuck,
                 completed: of.completed,
                 compensated: of.compensated,
                 stuck_runs: of.stuck_runs,
+                causes: causes.collect(),
             };
             all.entry(saga).or_default().insert(of.revision, runs);
         }

@@ -1,9 +1,11 @@
-//! Kubernetes Events: what `kubectl describe` shows of a Microservice's misfortunes.
+//! Kubernetes Events: what `kubectl describe` shows of the misfortunes of Microservices and Sagas.
 //!
-//! One Event when `Ready` turns to another reason that is a fault, none at rest and none for progress. A pass never
+//! Of a Microservice one Event when `Ready` turns to another reason that is a fault, none at rest and none for progress. A pass never
 //! waits for them: they go through a bounded queue to one task, and are dropped and counted when it is full.
 
 use std::{str::FromStr, sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::ObjectReference;
 
 use kube::{
     Client, Resource,
@@ -27,13 +29,13 @@ const LONGEST_NOTE: usize = 1000;
 /// Where Events go.
 #[derive(Clone)]
 pub struct Events {
-    sender: mpsc::Sender<(Arc<Microservice>, Event)>,
+    sender: mpsc::Sender<(ObjectReference, Event)>,
     metrics: Metrics,
 }
 
 /// The task that writes Events.
 pub struct Writer {
-    receiver: mpsc::Receiver<(Arc<Microservice>, Event)>,
+    receiver: mpsc::Receiver<(ObjectReference, Event)>,
     recorder: Recorder,
 }
 
@@ -54,7 +56,16 @@ impl Events {
         let Some(event) = news(cr.status.as_ref(), status) else {
             return;
         };
-        if self.sender.try_send((Arc::clone(cr), event)).is_err() {
+        self.tell(cr.object_ref(&()), event);
+    }
+
+    /// Tells of something that somebody has to see to. The reason is of an enum.
+    pub fn warn(&self, about: ObjectReference, reason: &str, message: &str) {
+        self.tell(about, warning(reason, message));
+    }
+
+    fn tell(&self, about: ObjectReference, event: Event) {
+        if self.sender.try_send((about, event)).is_err() {
             self.metrics.events_dropped.inc();
         }
     }
@@ -63,8 +74,7 @@ impl Events {
 impl Writer {
     /// Writes Events until nobody sends any more.
     pub async fn run(mut self) {
-        while let Some((cr, event)) = self.receiver.recv().await {
-            let about = cr.object_ref(&());
+        while let Some((about, event)) = self.receiver.recv().await {
             let written = self.recorder.publish(&event, &about);
             match time::timeout(REQUEST, written).await {
                 Ok(Ok(())) => {}
@@ -80,13 +90,17 @@ fn news(before: Option<&MicroserviceStatus>, after: &MicroserviceStatus) -> Opti
     let (reason, message) = ready(after)?;
     let fault = Reason::from_str(reason).is_ok_and(is_fault);
     let was = before.and_then(ready).map(|(reason, _)| reason);
-    (fault && was != Some(reason)).then(|| Event {
+    (fault && was != Some(reason)).then(|| warning(reason, message))
+}
+
+fn warning(reason: &str, message: &str) -> Event {
+    Event {
         type_: EventType::Warning,
         reason: reason.to_owned(),
         note: Some(shorten(message)),
         action: "Reconcile".to_owned(),
         secondary: None,
-    })
+    }
 }
 
 fn ready(status: &MicroserviceStatus) -> Option<(&str, &str)> {

@@ -195,6 +195,7 @@ async fn run(args: Args) -> Result<(), Error> {
         statuses,
         Arc::clone(&engine),
         triggers.clone(),
+        events.clone(),
     );
     let mut sagas = tokio::spawn(sagas.run(changes_of_sagas, stopping.clone()));
     let all_sagas = Arc::clone(&caches.sagas);

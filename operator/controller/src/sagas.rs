@@ -9,6 +9,7 @@
 //! A revision is written before the status names it, and is never changed: what is there under its name has its content.
 
 mod deletion;
+mod stuck;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -25,15 +26,17 @@ use kube::{
     api::{DeleteParams, PostParams, Preconditions},
 };
 use tokio::{sync::mpsc, time};
-use trellis_api::{Problem, Saga, names, saga::Revision};
+use trellis_api::{Problem, Saga, condition::SagaReason, names, saga::Revision};
 use trellis_chassis::drain;
 use trellis_operator_desired::saga::{self, Compiled, Made};
 
+use self::stuck::Told;
 use crate::{
     cache::Change,
     caches::{Caches, Child as _},
     engine::{Engine, Handed},
     error::chain,
+    events::Events,
     key::Key,
     microservice::dereference::is_ready,
     observed::Observed,
@@ -72,6 +75,9 @@ pub struct Sagas {
     tidy: Tidy,
     /// What came of each saga's spec.
     compiled: Mutex<HashMap<Key, Known>>,
+    events: Events,
+    /// Of which stuck runs Events have told.
+    told: Mutex<HashMap<Key, Told>>,
 }
 
 /// What came of the spec of a generation.
@@ -201,6 +207,7 @@ impl Sagas {
         statuses: Statuses,
         engine: Arc<Engine>,
         triggers: mpsc::UnboundedSender<Trigger>,
+        events: Events,
     ) -> Self {
         Self {
             client: statuses.client.clone(),
@@ -211,6 +218,8 @@ impl Sagas {
             triggers,
             tidy: concerned.tidy.clone(),
             compiled: Mutex::default(),
+            events,
+            told: Mutex::default(),
         }
     }
 
@@ -282,10 +291,15 @@ impl Sagas {
         saga::Engine {
             replicas: self.engine.replicas(key, ready),
             runs: self.engine.runs(key),
+            is_silent: self.has_engine() && !self.engine.is_told(),
         }
     }
 
     fn forget(&self, key: &Key) {
+        self.told
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(key);
         self.engine.hand_over(key, None);
         self.tidy.set(key, false);
         self.compiled
@@ -460,15 +474,18 @@ impl Visit for Sagas {
             microservices: beside.collect(),
             engine: self.engine_of(key),
         };
+        let engine = seen.engine.clone();
         let status = saga::status(saga, outcome, seen, Timestamp::now());
         self.hand_over(key, compiled.as_ref().as_ref().ok(), status.revision.as_deref());
         if saga.status.as_ref() == Some(&status) {
             self.statuses.skipped::<Saga>();
+            self.tell_of_stuck(key, saga, &engine);
             return done;
         }
         match self.statuses.write(&**saga, &status).await {
             Ok(written) => {
                 self.caches.sagas.written(written);
+                self.tell_of_stuck(key, saga, &engine);
                 done
             }
             Err(error) => {
@@ -476,6 +493,30 @@ impl Visit for Sagas {
                 tracing::warn!(saga = %key, error = chain(&error), "failed to report on a saga; trying again");
                 Done::Failed
             }
+        }
+    }
+}
+
+impl Sagas {
+    /// An Event for runs that are newly stuck, if the saga wants one. `saga` is as it was before its status was written.
+    fn tell_of_stuck(&self, key: &Key, saga: &Saga, engine: &saga::Engine) {
+        if engine.is_silent {
+            return;
+        }
+        let note = {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = || Told::by_status(saga.status.as_ref(), engine);
+            told.entry(key.clone()).or_insert_with(before).news(engine)
+        };
+        let is_wanted = saga
+            .spec
+            .on_stuck
+            .as_ref()
+            .and_then(|on_stuck| on_stuck.event)
+            .unwrap_or(true);
+        if let (Some(note), true) = (note, is_wanted) {
+            self.events
+                .warn(saga.object_ref(&()), SagaReason::RunsStuck.as_ref(), &note);
         }
     }
 }

@@ -9,8 +9,7 @@
 //!
 //! Files: `config` (environment), `revisions` (the stream from the operator), `mesh` (calls of participants), `access` (who may do what),
 //! `routes` (paths), `runs` (what callers ask for), `handlers` (by REST), `grpc` (by gRPC), `follow` (a run as it changes), `events` (its
-//! records), `others` (other
-//! replicas), `shown` (a run as it is told), `metrics`, `traces`, `error`.
+//! records), `others` (other replicas), `shown` (a run as it is told), `webhook` (who is told of stuck runs), `metrics`, `traces`, `error`.
 //!
 //! Every replica answers every request: what is another one's, it is asked for.
 
@@ -31,6 +30,7 @@ mod routes;
 mod runs;
 mod shown;
 mod traces;
+mod webhook;
 
 use std::process::ExitCode;
 

@@ -7,7 +7,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use trellis_saga_core::event::{CallId, End, Outcome};
+use trellis_saga_core::event::{CallId, Cause, End, Outcome};
 use trellis_saga_engine::definitions::Compiled;
 use trellis_saga_engine::id::RunId;
 use trellis_saga_engine::observe::Observe;
@@ -32,7 +32,12 @@ pub struct Metrics {
     append: Histogram,
     failed: Counter,
     waited: Family<Called, Histogram, fn() -> Histogram>,
+    webhooks: Webhooks,
 }
+
+/// What became of POSTs to those who want to know of stuck runs.
+#[derive(Debug, Clone, Default)]
+pub struct Webhooks(Family<Posted, Counter>);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfSaga {
@@ -44,6 +49,13 @@ struct OfSaga {
 struct Called {
     namespace: String,
     microservice: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Posted {
+    namespace: String,
+    saga: String,
+    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -75,6 +87,7 @@ impl Metrics {
             append: Histogram::new(BUCKETS),
             failed: Counter::default(),
             waited: Family::new_with_constructor(|| Histogram::new(WAITS)),
+            webhooks: Webhooks::default(),
         };
         let Self {
             started,
@@ -85,6 +98,7 @@ impl Metrics {
             append,
             failed,
             waited,
+            webhooks,
         } = &metrics;
         registry.register("runs_started", "Runs that began", started.clone());
         registry.register("runs_ended", "Runs that ended, by how", ended.clone());
@@ -116,7 +130,31 @@ impl Metrics {
             Unit::Seconds,
             waited.clone(),
         );
+        registry.register(
+            "webhooks",
+            "POSTs to those who want to know of stuck runs, by what came of them",
+            webhooks.0.clone(),
+        );
         metrics
+    }
+}
+
+impl Metrics {
+    /// Counts POSTs.
+    pub fn webhooks(&self) -> Webhooks {
+        self.webhooks.clone()
+    }
+}
+
+impl Webhooks {
+    /// `delivered`, `retry`, `lost`.
+    pub fn count(&self, namespace: &str, saga: &str, outcome: &'static str) {
+        let posted = Posted {
+            namespace: namespace.to_owned(),
+            saga: saga.to_owned(),
+            outcome,
+        };
+        self.0.get_or_create(&posted).inc();
     }
 }
 
@@ -153,7 +191,7 @@ impl Observe for Metrics {
         self.waited.get_or_create(&called).observe(waited.as_secs_f64());
     }
 
-    fn stuck(&self, compiled: &Compiled, run: RunId) {
+    fn stuck(&self, compiled: &Compiled, run: RunId, _: &[Cause]) {
         let (namespace, saga) = (compiled.namespace(), compiled.saga());
         tracing::warn!(%run, namespace, saga, "a run is stuck");
         self.stuck.get_or_create(&of(compiled)).inc();

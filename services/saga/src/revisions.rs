@@ -20,6 +20,8 @@ use trellis_saga_engine::engine::Engine;
 use trellis_saga_engine::store::postgres::Postgres;
 use trellis_saga_engine::store::{self, Filter, Revision, Store as _};
 
+use crate::shown;
+
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(3);
 /// Time between looks whether a silent operator is still there, and longest wait for its answer.
@@ -251,11 +253,14 @@ impl Revisions {
                 limit: MOST_NAMED,
             };
             let stuck = self.engine.store().list(&filter).await?;
-            of.stuck_runs = stuck
-                .iter()
-                .filter(|run| run.revision == of.revision)
-                .map(|run| run.run.to_string())
-                .collect();
+            for named in stuck.iter().filter(|run| run.revision == of.revision) {
+                let run = named.run.to_string();
+                // One that cannot be read is named all the same.
+                let view = self.engine.view(named.run).await.ok().flatten();
+                let cause = view.as_ref().map(shown::why_stuck).unwrap_or_default();
+                of.stuck_runs.push(run.clone());
+                of.stuck_causes.push(v1::StuckRun { run, cause });
+            }
         }
         Ok(v1::RunCounts { revisions })
     }

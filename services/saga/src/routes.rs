@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::revisions::Revisions;
 use crate::runs::Runs;
 use crate::traces::Traces;
+use crate::webhook::{Terms, Webhooks};
 
 /// Port of the engine's API, unless it listens at another.
 const PORT: u16 = 8080;
@@ -61,8 +62,9 @@ pub fn build(config: Config, process: &mut Process) -> Router {
         address: format!("http://{}", SocketAddr::new(config.ip, port)),
     };
     let metrics = Arc::new(Metrics::register(&mut process.registry));
+    let webhooks = Arc::new(Webhooks::new(Terms::outside(config.ip), metrics.webhooks()));
     let traces = Arc::<Traces>::default();
-    let observers: Arc<dyn Observe> = Arc::new(All(vec![metrics, traces.clone()]));
+    let observers: Arc<dyn Observe> = Arc::new(All(vec![metrics, webhooks, traces.clone()]));
     let mesh = Arc::new(Mesh::new(config.mesh));
     let (engine, membership) = Engine::new(
         store,

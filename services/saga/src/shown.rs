@@ -121,6 +121,32 @@ pub const fn outcome_of(end: End) -> &'static str {
     }
 }
 
+/// `PivotUnknown at pay, after 5 tries: 503 Service Unavailable`: what came last.
+pub fn why_stuck(view: &View) -> String {
+    let Some(cause) = view.state.causes().last() else {
+        return String::new();
+    };
+    let Why {
+        what,
+        step,
+        attempts,
+        detail,
+        ..
+    } = why(view, cause);
+    let at = step.map(|step| format!(" at {step}")).unwrap_or_default();
+    let after = match attempts {
+        0 => String::new(),
+        1 => ", after 1 try".to_owned(),
+        tries => format!(", after {tries} tries"),
+    };
+    let said = if detail.is_empty() {
+        detail
+    } else {
+        format!(": {detail}")
+    };
+    format!("{what}{at}{after}{said}")
+}
+
 fn why(view: &View, cause: &Cause) -> Why {
     Why {
         at: time(cause.at),

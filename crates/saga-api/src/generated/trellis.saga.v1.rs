@@ -45,7 +45,7 @@ pub struct RunCounts {
     #[prost(message, repeated, tag = "1")]
     pub revisions: ::prost::alloc::vec::Vec<RunsOfRevision>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RunsOfRevision {
     #[prost(string, tag = "1")]
     pub namespace: ::prost::alloc::string::String,
@@ -66,6 +66,17 @@ pub struct RunsOfRevision {
     /// Some of those that are stuck.
     #[prost(string, repeated, tag = "9")]
     pub stuck_runs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The same, with why.
+    #[prost(message, repeated, tag = "10")]
+    pub stuck_causes: ::prost::alloc::vec::Vec<StuckRun>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StuckRun {
+    #[prost(string, tag = "1")]
+    pub run: ::prost::alloc::string::String,
+    /// What made it stuck, where, and what was said: `PivotUnknown at pay, after 5 tries: 503 Service Unavailable`.
+    #[prost(string, tag = "2")]
+    pub cause: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SubscribeResponse {

@@ -47,7 +47,7 @@ impl<S: Store, P: Participants> Shard<S, P> {
             } => self.call(run, call, attempt, until, poll),
             Effect::Stuck => {
                 if let Some(live) = self.runs.get(&run) {
-                    self.observer.stuck(&live.compiled, run);
+                    self.observer.stuck(&live.compiled, run, live.state.causes());
                 }
             }
             Effect::Ended(end) => {

@@ -1,6 +1,7 @@
 //! Revisions and statuses, against an API server that keeps what it is told.
 
 mod server;
+mod stuck;
 
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -51,12 +52,16 @@ impl Stage {
             metrics: Metrics::register(&mut Registry::default()),
         };
         let engine = Arc::new(Engine::new(concerned.clone()));
+        let metrics = Metrics::register(&mut Registry::default());
+        let (events, writer) = Events::new(client(&server), "test".to_owned(), metrics);
+        tokio::spawn(writer.run());
         let task = Sagas::new(
             Arc::new(caches),
             &concerned,
             statuses,
             engine,
             mpsc::unbounded_channel().0,
+            events,
         );
         let stage = Self {
             server,

@@ -36,6 +36,8 @@ pub struct Engine {
     pub replicas: Vec<Replica>,
     /// What runs, by revision.
     pub runs: BTreeMap<String, Runs>,
+    /// Whether it has not said yet what runs, since this replica of the operator leads.
+    pub is_silent: bool,
 }
 
 /// A replica of the engine.
@@ -60,6 +62,8 @@ pub struct Runs {
     pub compensated: u64,
     /// Some of those that are stuck.
     pub stuck_runs: Vec<String>,
+    /// Why they are, by run; not of all.
+    pub causes: BTreeMap<String, String>,
 }
 
 impl Engine {

@@ -119,7 +119,14 @@ pub fn status(
         Some((reason, message)) => conditions.set(SagaConditionType::Ready, no, *reason, message),
         None => conditions.set(SagaConditionType::Ready, yes, reason, "runs can be started"),
     }
-    if !engine.replicas.is_empty() {
+    let was_stuck = previous
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == SagaConditionType::StuckInstances.as_ref());
+    if engine.is_silent {
+        // What was known before stays, until there is news.
+        conditions.all.extend(was_stuck.cloned());
+    } else if !engine.replicas.is_empty() {
         let stuck = engine.stuck();
         let (reason, message) = match &stuck {
             Some(message) => (SagaReason::RunsStuck, message.as_str()),
@@ -143,7 +150,7 @@ pub fn status(
         let runs = engine.runs.get(&revision.name);
         revision.in_flight = runs.map(|runs| number(runs.running + runs.stuck));
     }
-    let runs = (!engine.replicas.is_empty()).then(|| {
+    let told = (!engine.replicas.is_empty() && !engine.is_silent).then(|| {
         let sum = |of: fn(&Runs) -> u64| number(engine.runs.values().map(of).sum());
         SagaRuns {
             running: sum(|runs| runs.running),
@@ -152,6 +159,7 @@ pub fn status(
             compensated: sum(|runs| runs.compensated),
         }
     });
+    let runs = if engine.is_silent { previous.runs } else { told };
     SagaStatus {
         observed_generation: saga.metadata.generation,
         conditions,

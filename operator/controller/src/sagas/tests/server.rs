@@ -21,6 +21,8 @@ pub struct Stored {
     pub keeps: bool,
     pub namespace_ends: bool,
     pub writes: Vec<String>,
+    /// Of Kubernetes.
+    pub events: Vec<Value>,
 }
 
 pub type Server = Arc<Mutex<Stored>>;
@@ -31,6 +33,10 @@ impl Stored {
             let status = json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": reason});
             (code, status)
         };
+        if path.ends_with("/events") {
+            self.events.push(body.clone());
+            return (201, body.clone());
+        }
         if *method != Method::GET {
             self.writes.push(format!("{method} {path}"));
             if self.refuses || self.keeps && *method == Method::DELETE {
