@@ -16,6 +16,7 @@
 //! - **engine**: shards, which partitions are whose, and what others ask of them.
 //! - **lanes**: how many calls are on their way at once, and whose turn it is.
 //! - **participants**: how calls are made, behind a trait.
+//! - **discreet**: what is kept of participants' words.
 //! - **observe**: who hears what happens.
 //!
 //! **What it guarantees**: nothing is acknowledged, and nobody is called, before the record of it is committed. A partition has one
@@ -23,6 +24,7 @@
 
 pub mod admission;
 pub mod definitions;
+mod discreet;
 pub mod engine;
 pub mod id;
 mod lanes;

@@ -39,7 +39,8 @@ pub enum Asked {
 
 /// Those who do what runs are made of.
 pub trait Participants: Send + Sync + 'static {
-    /// Tries a call. Whoever asks gives up after the time of the try.
+    /// Tries a call. Whoever asks gives up after the time of the try. The detail of a failure begins with the status, if there is one, and
+    /// then has a colon or a space: of sagas with secrets nothing else of it is kept.
     fn call(&self, a_try: Try) -> impl Future<Output = Outcome> + Send;
 }
 

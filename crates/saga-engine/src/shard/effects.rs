@@ -10,6 +10,7 @@ use trellis_saga_core::{
 
 use super::{Message, Shard, now};
 use crate::{
+    discreet::discreet,
     id::RunId,
     lanes::{Lane, Lanes},
     observe::Observe,
@@ -162,7 +163,7 @@ async fn answer<P: Participants>(participants: &P, a_try: Try) -> Outcome {
     };
     let within = Duration::from_millis(a_try.timeout);
     let outcome = match time::timeout(within, participants.call(a_try)).await {
-        Ok(outcome) => outcome,
+        Ok(outcome) => discreet(&compiled.program.definition, outcome),
         Err(_) => return late("no answer in time", RetryCondition::Timeout),
     };
     let Outcome::Done(output) = &outcome else {
@@ -192,6 +193,11 @@ async fn answer<P: Participants>(participants: &P, a_try: Try) -> Outcome {
     };
     match checked {
         Ok(()) => outcome,
+        // It names keys of the answer.
+        Err(_) if !compiled.program.definition.secret.is_empty() => late(
+            "the answer is not what output.schema says; where is not kept, since the saga has secrets",
+            RetryCondition::ServerError,
+        ),
         Err(error) => late(&error, RetryCondition::ServerError),
     }
 }

@@ -7,5 +7,6 @@ mod conformance;
 mod lanes;
 mod process;
 mod replicas;
+mod secrets;
 mod simulation;
 mod turns;

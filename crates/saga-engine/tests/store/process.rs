@@ -40,6 +40,16 @@ impl Process {
         name: &str,
         most: usize,
     ) -> Self {
+        Self::heard_by(options, shop, name, most, Arc::new(Nobody)).await
+    }
+
+    pub async fn heard_by(
+        options: &Options,
+        shop: &Arc<impl Participants>,
+        name: &str,
+        most: usize,
+        observer: Arc<dyn Observe>,
+    ) -> Self {
         let store = Arc::new(Postgres::new(options));
         let replica = Replica {
             id: rand::random(),
@@ -47,8 +57,7 @@ impl Process {
             address: format!("http://{name}"),
         };
         let definitions = Arc::new(Definitions::default());
-        let nobody: Arc<dyn Observe> = Arc::new(Nobody);
-        let (engine, membership) = Engine::new(store, shop, definitions, replica, most, &nobody);
+        let (engine, membership) = Engine::new(store, shop, definitions, replica, most, &observer);
         engine.restore().await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let membership = tokio::spawn(membership.run(async {
