@@ -19,7 +19,7 @@ fn stuck(connected: &Connected, revision: &str, runs: &[&str]) {
         stuck_causes: runs.iter().map(cause).collect(),
         ..v1::RunsOfRevision::default()
     };
-    connected.runs(v1::Runs { revisions: vec![of] });
+    connected.runs(v1::RunCounts { revisions: vec![of] });
 }
 
 impl Stage {
