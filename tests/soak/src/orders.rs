@@ -50,11 +50,7 @@ pub async fn run(cluster: &Cluster, options: &Options) -> Result<Report> {
 async fn under_load(cluster: &Cluster, blows: &Blows, options: &Options) -> Result<Report> {
     let machine = Machine::here();
     let client = Client::open(cluster).await?;
-    let deal = async {
-        let dealt = blows.deal(cluster, &client, options.time).await;
-        client.stop();
-        dealt
-    };
+    let deal = blows.deal(cluster, &client, options.time);
     let (sent, dealt) = tokio::join!(client.clone().send(options.rate), deal);
     let (sent, dealt) = (sent?, dealt?);
     eprintln!("    waiting until {} orders are settled", client.orders().len());

@@ -144,7 +144,7 @@ impl Blows {
         self.change(&timeout).await.map(drop)
     }
 
-    /// Deals blows for so long: a kill every few seconds, and the others once, each after a part of the time or when there is time for it.
+    /// Deals blows for so long, and then stops the client: a kill every few seconds, and the others once, each after a part of the time or when there is time for it.
     pub(super) async fn deal(&self, cluster: &Cluster, client: &Client, time: Duration) -> Result<Dealt> {
         let began = Instant::now();
         let mut dealt = Dealt::default();
@@ -171,6 +171,7 @@ impl Blows {
                 dealt.faults.push(format!("{error:#}"));
             }
         }
+        client.stop();
         while let Some(recovered) = recoveries.join_next().await {
             match recovered? {
                 Ok(kill) => dealt.kills.push(kill),
