@@ -72,7 +72,7 @@ async fn a_broken_user_service_does_not_drag_order_down() -> Result<()> {
         replace(&microservices, &user).await?;
         let mut order = before[1].clone();
         order.spec.replicas = Some(1);
-        order.spec.depends_on = vec![dependency(&breaker("60s"))?];
+        depend(&mut order, &breaker("60s"))?;
         replace(&microservices, &order).await?;
         for name in ["user", "order"] {
             until_ready(&microservices, name).await;
@@ -227,7 +227,7 @@ impl Shop {
     /// Gives order's dependency another policy, and waits until its proxy runs by it.
     async fn set(&self, resilience: &Value) -> Result<()> {
         let mut order = self.microservices.get("order").await?;
-        order.spec.depends_on = vec![dependency(resilience)?];
+        depend(&mut order, resilience)?;
         replace(&self.microservices, &order).await?;
         eventually(SOON, "order's proxy to have the policy", || async {
             let order = self.microservices.get("order").await?;
@@ -327,10 +327,14 @@ fn breaker(open_for: &str) -> Value {
     })
 }
 
-fn dependency(resilience: &Value) -> Result<Dependency> {
-    Ok(serde_json::from_value(
-        json!({"microservice": "user", "resilience": resilience}),
-    )?)
+/// Gives order another policy for its calls of user, and leaves its other dependencies.
+fn depend(order: &mut Microservice, resilience: &Value) -> Result<()> {
+    let dependency: Dependency =
+        serde_json::from_value(json!({"microservice": "user", "resilience": resilience}))?;
+    let dependencies = &mut order.spec.depends_on;
+    dependencies.retain(|other| other.microservice != dependency.microservice);
+    dependencies.push(dependency);
+    Ok(())
 }
 
 /// Makes the spec what it is in `wanted`.
