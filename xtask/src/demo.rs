@@ -113,7 +113,7 @@ impl Drop for Api {
 impl Story {
     fn tell(&self) -> Result<()> {
         say(
-            "An order is a saga over three services: inventory reserves, payment holds the money, order confirms; then the money is taken, and the goods leave the house.",
+            "An order is a saga over three services: inventory reserves, payment holds the money, order confirms; then the goods leave the house, and the money is taken.",
         );
         self.curl(
             "PUT",

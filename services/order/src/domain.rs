@@ -13,6 +13,7 @@
 mod amount;
 mod status;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -158,6 +159,16 @@ pub fn validate(body: CreateOrder, generated: OrderId) -> Result<Order, Vec<Fiel
             "lines",
             format_args!("must have at most {MAX_LINES} items"),
         ));
+    }
+    let mut skus = HashSet::new();
+    for (index, line) in body.lines.iter().enumerate() {
+        if !skus.insert(line.sku.clone()) {
+            let field = format!("lines[{index}].sku");
+            faults.push(FieldError::new(
+                field,
+                "is in a line before; add up their quantities",
+            ));
+        }
     }
     let lines = body.lines.into_iter().enumerate();
     let lines: Option<Vec<Line>> = lines

@@ -37,6 +37,8 @@ const DELIVERY: Duration = Duration::from_secs(10);
 const CLAIM_MS: i64 = 15_000;
 /// Between two looks, unless woken.
 const LOOK: Duration = Duration::from_secs(1);
+/// Between two counts of what waits.
+const COUNT: Duration = Duration::from_secs(5);
 /// Longest text of an error that is kept.
 const MAX_ERROR: usize = 500;
 
@@ -113,6 +115,8 @@ impl<D: Deliver> Dispatcher<D> {
     /// Delivers, for as long as the process lives. What panics is begun again: nothing waits for ever because of something else.
     pub async fn run(self) {
         let dispatcher = Arc::new(self);
+        let counting = Arc::clone(&dispatcher);
+        let _counting = AbortOnDropHandle::new(tokio::spawn(async move { counting.keep_count().await }));
         loop {
             let work = Arc::clone(&dispatcher);
             let work = AbortOnDropHandle::new(tokio::spawn(async move { work.work().await }));
@@ -147,7 +151,7 @@ impl<D: Deliver> Dispatcher<D> {
                     self.note(ended).await;
                 }
                 () = self.outbox.news.notified(), if has_room => {}
-                _ = looks.tick() => self.count().await,
+                _ = looks.tick() => {}
             }
         }
     }
@@ -236,6 +240,14 @@ impl<D: Deliver> Dispatcher<D> {
                 .await?;
         }
         Ok(())
+    }
+
+    /// Apart from the deliveries: of many messages it takes its time.
+    async fn keep_count(&self) {
+        loop {
+            self.count().await;
+            time::sleep(COUNT).await;
+        }
     }
 
     async fn count(&self) {

@@ -38,14 +38,19 @@ impl Told {
         let new: Vec<&str> = named(engine).filter(|run| !self.runs.contains(*run)).collect();
         let is_news = !new.is_empty() || count > self.count;
         self.count = count;
-        if count == 0 {
-            self.runs.clear();
+        let new: Vec<String> = new.into_iter().map(str::to_owned).collect();
+        // If all are named, the others are stuck no more; getting stuck again is news.
+        if u64::try_from(named(engine).count()).is_ok_and(|named| named == count) {
+            self.runs.retain(|run| named(engine).any(|named| named == run));
         }
-        self.runs.extend(new.iter().map(|run| (*run).to_owned()));
-        let fix = format!("look with: trellis saga show {}", new.first().unwrap_or(&"RUN"));
+        self.runs.extend(new.iter().cloned());
+        let fix = format!(
+            "look with: trellis saga show {}",
+            new.first().map_or("RUN", String::as_str)
+        );
         let shown = new.iter().take(SHOWN).map(|run| match cause(engine, run) {
             Some(cause) => format!("{run} ({cause})"),
-            None => (*run).to_owned(),
+            None => run.clone(),
         });
         let shown = shown.collect::<Vec<_>>().join("; ");
         let more = match new.len().saturating_sub(SHOWN) {
@@ -119,6 +124,12 @@ mod tests {
         assert!(
             many.contains("now also D (PivotUnknown at pay); E") && many.contains("; and 1 more;"),
             "{many}"
+        );
+        assert_eq!(told.news(&engine(1, &["A"])), None);
+        let again = told.news(&engine(2, &["D", "A"])).unwrap();
+        assert!(
+            again.contains("now also D"),
+            "it was retried, and is stuck again: {again}"
         );
         assert_eq!(told.news(&engine(0, &[])), None);
         assert!(

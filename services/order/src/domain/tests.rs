@@ -45,7 +45,11 @@ fn every_fault_of_a_body_is_reported_with_its_path() {
             "lines[1].quantity"
         ]
     );
-    let many = vec![r#"{"sku":"tea","quantity":1}"#; MAX_LINES + 1].join(",");
+    let twice =
+        r#"{"username":"ada","amount":1,"lines":[{"sku":"tea","quantity":1},{"sku":"tea","quantity":2}]}"#;
+    assert_eq!(faults(twice), ["lines[1].sku"]);
+    let line = |n| format!(r#"{{"sku":"tea-{n}","quantity":1}}"#);
+    let many = (0..=MAX_LINES).map(line).collect::<Vec<_>>().join(",");
     assert_eq!(
         faults(&format!(r#"{{"username":"ada","amount":1,"lines":[{many}]}}"#)),
         ["lines"]
