@@ -79,11 +79,10 @@ const FIND_EXPIRED: &str = "
         SELECT sku FROM reservation_lines WHERE held_until <= now() ORDER BY held_until LIMIT $1
     ) expired";
 
-/// What has left the house may return, and stays. The array is made once; a subquery might be run again, and delete more. Replicas skip each other's rows.
+/// The array is made once; a subquery might be run again, and delete more. Replicas skip each other's rows.
 const DELETE_OLD: &str = "
     DELETE FROM reservations WHERE ctid = ANY(ARRAY(
         SELECT ctid FROM reservations old WHERE expires_at < now() - make_interval(secs => $1)
-        AND state <> 'Committed'
         AND NOT EXISTS (
             SELECT FROM reservation_lines WHERE reservation_id = old.id AND held_until IS NOT NULL
         )
